@@ -1,0 +1,153 @@
+"""Retrieval on a set of pairs, for a model in training or a finished one, on one process or many."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from hf_clip_domain.domains import Domain
+from hf_clip_domain.embedder import ClipEmbedder
+from hf_clip_domain.errors import ClipDomainError
+from hf_clip_domain.evaluation.retrieval import retrieval_metrics
+from hf_clip_domain.similarity import SimilarityFunction
+
+
+class RetrievalEvaluator:
+    """Measures image-text retrieval; call it with a model.
+
+    Captions that are equal count as one candidate, and every picture that carries one is right for it. Under
+    `torch.distributed` each process embeds its share of pictures and texts, and all return the same metrics. No random
+    number is drawn, so training goes the same way with and without evaluation.
+
+    Args:
+        pairs: rows with `image` and `text` (a list of captions, or one), by position: a `Dataset`, or a list.
+        processor: the model's processor.
+        domain: how pictures and texts are prepared, see `ClipEmbedder`.
+        batch_size: pictures or texts a forward pass.
+        name: prefix of the metrics, `"name/..."`.
+        similarity: by which candidates are ranked, see `build_similarity`.
+        progress: allow a progress bar (shown when embedding takes longer than two seconds).
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[dict[str, Any]],
+        processor: Any,
+        *,
+        domain: Domain | None = None,
+        batch_size: int = 64,
+        name: str = "",
+        similarity: str | SimilarityFunction = "cosine",
+        progress: bool = True,
+    ) -> None:
+        if not hasattr(pairs, "__len__") or not hasattr(pairs, "__getitem__"):
+            raise ClipDomainError(
+                f"retrieval needs rows by position; got a {type(pairs).__name__}. "
+                "For a stream, take a fixed number of rows: list(stream.take(1000))."
+            )
+        if len(pairs) == 0:
+            raise ClipDomainError("retrieval needs at least one pair to evaluate; got none.")
+        self.pairs = pairs
+        self.processor = processor
+        self.domain = domain
+        self.batch_size = batch_size
+        self.name = name
+        self.similarity = similarity
+        self.progress = progress
+        self.texts, self.positives = unique_texts(_column(pairs, "text"))
+
+    def __call__(self, model: nn.Module) -> dict[str, float]:
+        """Embed everything and rank: see `retrieval_metrics` for the keys.
+
+        Raises:
+            ClipDomainError: a picture cannot be read or an embedding is not finite, on whichever process.
+        """
+        embedder = ClipEmbedder(
+            model, self.processor, domain=self.domain, batch_size=self.batch_size, similarity=self.similarity
+        )
+        rank, world = _place()
+        progress = None if self.progress and rank == 0 else False
+
+        def embed_images(rows: range) -> torch.Tensor:
+            return embedder.embed_images(_Images(self.pairs, rows), progress=progress)
+
+        def embed_texts(rows: range) -> torch.Tensor:
+            return embedder.embed_texts([self.texts[row] for row in rows], progress=progress)
+
+        image_embeds = _sharded(embed_images, len(self.pairs), rank, world)  # (n, d)
+        text_embeds = _sharded(embed_texts, len(self.texts), rank, world)  # (m, d)
+        metrics = retrieval_metrics(
+            image_embeds, text_embeds, self.positives, similarity=embedder.similarity_function
+        )
+        prefix = f"{self.name}/" if self.name else ""
+        return {prefix + key: value for key, value in metrics.items()}
+
+
+def unique_texts(captions: Sequence[str | Sequence[str]]) -> tuple[list[str], list[tuple[int, int]]]:
+    """Merge equal captions: the different texts in order of appearance, and `(row, text)` for every caption.
+
+    Raises:
+        ClipDomainError: a row has no caption.
+    """
+    index: dict[str, int] = {}
+    positives = []
+    for row, own in enumerate(captions):
+        own = [own] if isinstance(own, str) else list(own or ())
+        if not own:
+            raise ClipDomainError(f"row {row} has no caption; every evaluated picture needs at least one text.")
+        positives.extend((row, index.setdefault(text, len(index))) for text in own)
+    return list(index), positives
+
+
+class _Images:
+    """The pictures of some rows, read one at a time."""
+
+    def __init__(self, pairs: Sequence[dict[str, Any]], rows: range) -> None:
+        self.pairs, self.rows = pairs, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self):
+        return (self.pairs[row]["image"] for row in self.rows)
+
+
+def _column(pairs: Sequence[dict[str, Any]], name: str) -> Sequence[Any]:
+    # A dataset's column is read without touching the pictures.
+    if hasattr(pairs, "column_names"):
+        if name not in pairs.column_names:
+            raise ClipDomainError(f'no column "{name}" to evaluate; the columns are {", ".join(pairs.column_names)}.')
+        return pairs[name]
+    return [pairs[row][name] for row in range(len(pairs))]
+
+
+def _place() -> tuple[int, int]:
+    """Rank and number of processes."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+def _sharded(embed: Callable[[range], torch.Tensor], rows: int, rank: int, world: int) -> torch.Tensor:
+    """Embed this process's contiguous share and gather all shares in order: `(rows, d)` on every process.
+
+    A failure travels with the gather and is raised everywhere, so no process is left waiting for another.
+    """
+    if world == 1:
+        return embed(range(rows))
+    share: torch.Tensor | ClipDomainError | None = None
+    mine = range(rows * rank // world, rows * (rank + 1) // world)
+    try:
+        share = embed(mine) if mine else None
+    except ClipDomainError as error:
+        share = error
+    shares: list[Any] = [None] * world
+    dist.all_gather_object(shares, share)
+    for found in shares:
+        if isinstance(found, ClipDomainError):
+            raise found
+    return torch.cat([found for found in shares if found is not None])

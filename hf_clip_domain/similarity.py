@@ -1,0 +1,90 @@
+"""How alike an image and a text are: `(n, d), (m, d) -> (n, m)`, larger is more alike, without temperature.
+
+One similarity, chosen by name, is used alike by the loss, by retrieval and by whoever serves the model.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+
+from hf_clip_domain.errors import ClipDomainError
+
+SimilarityFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def cosine(image_embeds: torch.Tensor, text_embeds: torch.Tensor) -> torch.Tensor:
+    """Cosine of the angle, in [-1, 1]: what CLIP and SigLIP are trained with. `(n, d), (m, d) -> (n, m)`"""
+    return F.normalize(image_embeds, dim=-1) @ F.normalize(text_embeds, dim=-1).T
+
+
+def dot(image_embeds: torch.Tensor, text_embeds: torch.Tensor) -> torch.Tensor:
+    """Inner product, unbounded: length counts as confidence. `(n, d), (m, d) -> (n, m)`"""
+    return image_embeds @ text_embeds.T
+
+
+def euclidean(image_embeds: torch.Tensor, text_embeds: torch.Tensor) -> torch.Tensor:
+    """Negative squared distance, at most 0. `(n, d), (m, d) -> (n, m)`
+
+    Expanded as `2ab - |a|^2 - |b|^2`, so that no `(n, m, d)` tensor is ever held.
+    """
+    image_squares = image_embeds.square().sum(dim=-1, keepdim=True)  # (n, 1)
+    text_squares = text_embeds.square().sum(dim=-1)  # (m,)
+    return (2 * image_embeds @ text_embeds.T - image_squares - text_squares).clamp(max=0)  # (n, m)
+
+
+# Length carries information for these two, so embeddings must reach them as the model projects them.
+dot.normalise = False
+euclidean.normalise = False
+
+SIMILARITIES: dict[str, SimilarityFunction] = {"cosine": cosine, "dot": dot, "euclidean": euclidean}
+
+
+def build_similarity(similarity: str | SimilarityFunction) -> SimilarityFunction:
+    """Resolve a similarity.
+
+    Args:
+        similarity: `"cosine"`, `"dot"`, `"euclidean"`, a dotted path `"package.module:Name"` (a function, or a class
+            without arguments whose instances are callable), or the callable itself.
+
+    Raises:
+        ClipDomainError: the name is unknown, or the path leads to nothing callable.
+    """
+    if not isinstance(similarity, str):
+        if callable(similarity):
+            return similarity() if isinstance(similarity, type) else similarity
+        raise ClipDomainError(f"similarity is {similarity!r}; give a name ({_names()}) or a function.")
+    if similarity in SIMILARITIES:
+        return SIMILARITIES[similarity]
+    if ":" not in similarity:
+        raise ClipDomainError(
+            f'unknown similarity "{similarity}"; choose one of {_names()}, or give "package.module:Name".'
+        )
+    module_name, _, attribute = similarity.partition(":")
+    try:
+        found = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ClipDomainError(
+            f'similarity "{similarity}" cannot be imported ({error}); expected "package.module:Name" on the Python '
+            f"path, or one of {_names()}."
+        ) from error
+    if not callable(found):
+        raise ClipDomainError(
+            f'similarity "{similarity}" is a {type(found).__name__}; expected a function (n, d), (m, d) -> (n, m).'
+        )
+    return found() if isinstance(found, type) else found
+
+
+def wants_normalised(similarity: SimilarityFunction) -> bool:
+    """Whether embeddings are L2-normalised before this similarity sees them.
+
+    True unless the function (or object) carries `normalise = False`, as `dot` and `euclidean` do.
+    """
+    return bool(getattr(similarity, "normalise", True))
+
+
+def _names() -> str:
+    return ", ".join(f'"{name}"' for name in SIMILARITIES)
