@@ -1,4 +1,5 @@
-"""The one route from pictures and texts to embeddings: evaluation, serving, export and users all go through here."""
+"""The one route from pictures and texts to embeddings: evaluation, serving, export and users all go through
+here."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ GENERIC_PROMPTS = ("a photo of {}.", "a picture of {}.", "an image showing {}.",
 
 
 class ClipEmbedder:
-    """Embeds pictures and texts with a CLIP-like model (`CLIPModel`, `SiglipModel`, `VisionTextDualEncoderModel`).
+    """Embeds pictures and texts with a CLIP-like model (`CLIPModel`, `SiglipModel`,
+    `VisionTextDualEncoderModel`).
 
     Args:
         model: the model; used where it is, its train/eval mode is restored after every call.
@@ -90,10 +92,12 @@ class ClipEmbedder:
         return cls(model, processor, domain=domain, **options)
 
     def embed_images(self, images: Iterable[Any], progress: bool | None = None) -> torch.Tensor:
-        """Embed pictures: `-> (n, d)` float32 on the CPU, L2-normalised (unless the similarity says otherwise).
+        """Embed pictures: `-> (n, d)` float32 on the CPU, L2-normalised (unless the similarity says
+        otherwise).
 
         Args:
-            images: paths, bytes, PIL images, arrays, rows `{"bytes", "path"}` or a datasets column; read lazily.
+            images: paths, bytes, PIL images, arrays, rows `{"bytes", "path"}` or a datasets column; read
+            lazily.
             progress: a bar on standard error; by default only when it takes longer than two seconds.
 
         Raises:
@@ -112,8 +116,8 @@ class ClipEmbedder:
     def embed_texts(self, texts: Iterable[str], progress: bool | None = None) -> torch.Tensor:
         """Embed texts: `-> (m, d)` float32 on the CPU, L2-normalised (unless the similarity says otherwise).
 
-        Texts are sorted by length so that short ones are padded little; the order returned is that given. Longer
-        texts than the model can take are cut, keeping the end token.
+        Texts are sorted by length so that short ones are padded little; the order returned is that given.
+        Longer texts than the model can take are cut, keeping the end token.
 
         Raises:
             ClipDomainError: a text is not a string, or an embedding is not finite.
@@ -135,17 +139,22 @@ class ClipEmbedder:
         return restored
 
     def similarity(self, images: Any, texts: Any) -> torch.Tensor:
-        """Similarity of every picture with every text: `-> (n, m)`. Each side: raw inputs or `(rows, d)` embeddings."""
+        """Similarity of every picture with every text: `-> (n, m)`. Each side: raw inputs or `(rows, d)`
+        embeddings."""
         image_embeds = images if _is_embeddings(images) else self.embed_images(images)
         text_embeds = texts if _is_embeddings(texts) else self.embed_texts(texts)
         return self.similarity_function(image_embeds, text_embeds)
 
-    def classify(self, images: Any, labels: Sequence[str], templates: Sequence[str] | None = None) -> torch.Tensor:
+    def classify(
+        self, images: Any, labels: Sequence[str], templates: Sequence[str] | None = None
+    ) -> torch.Tensor:
         """Zero-shot classification: probabilities `(n, c)`, rows sum to 1.
 
-        A label's embedding is the average over its prompts, renormalised (Radford et al. 2021, arXiv 2103.00020,
-        section 3.1.4); probabilities are the softmax over labels of `logit_scale * similarity`. SigLIP is read the same
-        way: its sigmoid scores each label on its own, and a bias common to all labels leaves the softmax unchanged.
+        A label's embedding is the average over its prompts, renormalised (Radford et al. 2021, arXiv
+        2103.00020, section 3.1.4); probabilities are the softmax over labels of `logit_scale * similarity`.
+        SigLIP is read the same
+        way: its sigmoid scores each label on its own, and a bias common to all labels leaves the softmax
+            unchanged.
 
         Args:
             images: raw pictures or `(n, d)` embeddings.
@@ -161,7 +170,9 @@ class ClipEmbedder:
         prompts = templates or (self.domain.prompts if self.domain is not None else ()) or GENERIC_PROMPTS
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         if wrong := [prompt for prompt in prompts if "{}" not in prompt]:
-            raise ClipDomainError(f'template {wrong[0]!r} has no "{{}}" for the label, e.g. "a photo of {{}}.".')
+            raise ClipDomainError(
+                f'template {wrong[0]!r} has no "{{}}" for the label, e.g. "a photo of {{}}.".'
+            )
         texts = [prompt.replace("{}", label) for label in labels for prompt in prompts]
         text_embeds = self.embed_texts(texts).unflatten(0, (len(labels), len(prompts))).mean(dim=1)  # (c, d)
         if self._normalise:
@@ -214,7 +225,8 @@ class ClipEmbedder:
     def _padded(self, ids: list[list[int]]) -> dict[str, torch.Tensor]:
         """`input_ids` and `attention_mask`, `(b, t)` int64."""
         capacity = self._capacity
-        # SigLIP pools its last token, padding included, and was trained padded to its full length without a mask.
+        # SigLIP pools its last token, padding included, and was trained padded to its full length without a
+        # mask.
         siglip = pools_last_token(self.model)
         longest = max(len(row) for row in ids)
         length = capacity if siglip else min(-(-longest // 8) * 8, capacity)
@@ -231,19 +243,21 @@ class ClipEmbedder:
         bad = ~joined.isfinite().all(dim=1)
         if bad.any():
             raise ClipDomainError(
-                f"{int(bad.sum())} of {len(joined)} {what} embeddings are not finite: the model's weights have diverged "
-                "or overflow in half precision; lower the learning rate or use float32."
+                f"{int(bad.sum())} of {len(joined)} {what} embeddings are not finite: the model's weights have "
+                "diverged or overflow in half precision; lower the learning rate or use float32."
             )
         return F.normalize(joined, dim=-1) if self._normalise else joined
 
 
 def features(output: Any) -> torch.Tensor:
-    """The projected, not normalised embeddings `(n, d)` in what `get_image_features`/`get_text_features` returns."""
+    """The projected, not normalised embeddings `(n, d)` in what `get_image_features`/`get_text_features`
+    returns."""
     return output if isinstance(output, torch.Tensor) else output.pooler_output
 
 
 def pools_last_token(model: nn.Module) -> bool:
-    """Whether the text tower reads its last position (SigLIP), so that texts must be padded to full length."""
+    """Whether the text tower reads its last position (SigLIP), so that texts must be padded to full
+    length."""
     return str(getattr(model.config, "model_type", "")).startswith("siglip")
 
 
@@ -271,11 +285,18 @@ def inference(model: nn.Module) -> Iterator[None]:
 
 
 def image_settings(processor: Any) -> tuple[int, tuple[float, ...], tuple[float, ...]]:
-    """Side in pixels of the square the model sees, and the mean and deviation a channel, from an image processor."""
+    """Side in pixels of the square the model sees, and the mean and deviation a channel, from an image
+    processor."""
     image_processor = getattr(processor, "image_processor", processor)
-    crop = getattr(image_processor, "crop_size", None) if getattr(image_processor, "do_center_crop", False) else None
+    crop = (
+        getattr(image_processor, "crop_size", None)
+        if getattr(image_processor, "do_center_crop", False)
+        else None
+    )
     size = crop or image_processor.size
-    sides = [size] if isinstance(size, int) else [size.get(key) for key in ("height", "width", "shortest_edge")]
+    sides = (
+        [size] if isinstance(size, int) else [size.get(key) for key in ("height", "width", "shortest_edge")]
+    )
     sides = {side for side in sides if side}
     if len(sides) != 1:
         raise ClipDomainError(f"the image processor's size is {size}; expected a square, such as 224 x 224.")

@@ -47,8 +47,8 @@ def build_similarity(similarity: str | SimilarityFunction) -> SimilarityFunction
     """Resolve a similarity.
 
     Args:
-        similarity: `"cosine"`, `"dot"`, `"euclidean"`, a dotted path `"package.module:Name"` (a function, or a class
-            without arguments whose instances are callable), or the callable itself.
+        similarity: `"cosine"`, `"dot"`, `"euclidean"`, a dotted path `"package.module:Name"` (a function, or
+            a class without arguments whose instances are callable), or the callable itself.
 
     Raises:
         ClipDomainError: the name is unknown, or the path leads to nothing callable.
@@ -68,12 +68,13 @@ def build_similarity(similarity: str | SimilarityFunction) -> SimilarityFunction
         found = getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise ClipDomainError(
-            f'similarity "{similarity}" cannot be imported ({error}); expected "package.module:Name" on the Python '
-            f"path, or one of {_names()}."
+            f'similarity "{similarity}" cannot be imported ({error}); expected "package.module:Name" on '
+            f"the Python path, or one of {_names()}."
         ) from error
     if not callable(found):
         raise ClipDomainError(
-            f'similarity "{similarity}" is a {type(found).__name__}; expected a function (n, d), (m, d) -> (n, m).'
+            f'similarity "{similarity}" is a {type(found).__name__}; expected a function '
+            "(n, d), (m, d) -> (n, m)."
         )
     return found() if isinstance(found, type) else found
 

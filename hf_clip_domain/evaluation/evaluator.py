@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
+from hf_clip_domain.data.text import clean_caption
 from hf_clip_domain.domains import Domain
 from hf_clip_domain.embedder import ClipEmbedder
 from hf_clip_domain.errors import ClipDomainError
@@ -19,9 +21,10 @@ from hf_clip_domain.similarity import SimilarityFunction
 class RetrievalEvaluator:
     """Measures image-text retrieval; call it with a model.
 
-    Captions that are equal count as one candidate, and every picture that carries one is right for it. Under
-    `torch.distributed` each process embeds its share of pictures and texts, and all return the same metrics. No random
-    number is drawn, so training goes the same way with and without evaluation.
+    Equal captions (after the domain's cleaning) count as one candidate, and every picture that carries one is
+    right for it; likewise a picture that comes in several rows, one a caption, is one candidate. Under
+    `torch.distributed` each process embeds its share of pictures and texts, and all return the same metrics.
+    No random number is drawn, so training goes the same way with and without evaluation.
 
     Args:
         pairs: rows with `image` and `text` (a list of captions, or one), by position: a `Dataset`, or a list.
@@ -58,7 +61,10 @@ class RetrievalEvaluator:
         self.name = name
         self.similarity = similarity
         self.progress = progress
-        self.texts, self.positives = unique_texts(_column(pairs, "text"))
+        clean = (lambda text: clean_caption(text, domain)) if domain is not None else str
+        self.texts, captions = unique_texts(_column(pairs, "text"), clean)
+        self.rows, image_of_row = unique_images(_Images(pairs, range(len(pairs))))
+        self.positives = [(image_of_row[row], text) for row, text in captions]
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
         """Embed everything and rank: see `retrieval_metrics` for the keys.
@@ -73,12 +79,14 @@ class RetrievalEvaluator:
         progress = None if self.progress and rank == 0 else False
 
         def embed_images(rows: range) -> torch.Tensor:
-            return embedder.embed_images(_Images(self.pairs, rows), progress=progress)
+            return embedder.embed_images(
+                _Images(self.pairs, self.rows[rows.start : rows.stop]), progress=progress
+            )
 
         def embed_texts(rows: range) -> torch.Tensor:
             return embedder.embed_texts([self.texts[row] for row in rows], progress=progress)
 
-        image_embeds = _sharded(embed_images, len(self.pairs), rank, world)  # (n, d)
+        image_embeds = _sharded(embed_images, len(self.rows), rank, world)  # (n, d)
         text_embeds = _sharded(embed_texts, len(self.texts), rank, world)  # (m, d)
         metrics = retrieval_metrics(
             image_embeds, text_embeds, self.positives, similarity=embedder.similarity_function
@@ -87,32 +95,71 @@ class RetrievalEvaluator:
         return {prefix + key: value for key, value in metrics.items()}
 
 
-def unique_texts(captions: Sequence[str | Sequence[str]]) -> tuple[list[str], list[tuple[int, int]]]:
-    """Merge equal captions: the different texts in order of appearance, and `(row, text)` for every caption.
+def unique_texts(
+    captions: Sequence[str | Sequence[str]], clean: Callable[[str], str] = str
+) -> tuple[list[str], list[tuple[int, int]]]:
+    """Merge captions that `clean` makes equal: the texts in order of appearance, and `(row, text)` for every
+    caption.
 
     Raises:
         ClipDomainError: a row has no caption.
     """
     index: dict[str, int] = {}
+    texts: list[str] = []
     positives = []
     for row, own in enumerate(captions):
         own = [own] if isinstance(own, str) else list(own or ())
         if not own:
-            raise ClipDomainError(f"row {row} has no caption; every evaluated picture needs at least one text.")
-        positives.extend((row, index.setdefault(text, len(index))) for text in own)
-    return list(index), positives
+            raise ClipDomainError(
+                f"row {row} has no caption; every evaluated picture needs at least one text."
+            )
+        for text in own:
+            position = index.setdefault(clean(text), len(index))
+            if position == len(texts):
+                texts.append(text)
+            positives.append((row, position))
+    return texts, positives
+
+
+def unique_images(images: Iterable[Any]) -> tuple[list[int], list[int]]:
+    """Merge pictures with the same file or bytes: the first row of each, and for every row its picture's
+    position.
+
+    Without this, a data set with one row a caption would hold each picture several times, and a caption's
+    right picture would tie with copies of itself that count as wrong.
+    """
+    index: dict[Any, int] = {}
+    rows, image_of_row = [], []
+    for row, image in enumerate(images):
+        position = index.setdefault(_identity(image), len(index))
+        if position == len(rows):
+            rows.append(row)
+        image_of_row.append(position)
+    return rows, image_of_row
+
+
+def _identity(image: Any) -> Any:
+    """What two rows with the same picture have in common."""
+    if isinstance(image, dict):
+        image = image.get("bytes") or image.get("path")
+    if isinstance(image, bytes):
+        return hashlib.blake2b(image, digest_size=16).digest()
+    if hasattr(image, "tobytes"):  # a PIL image or an array
+        pixels = hashlib.blake2b(image.tobytes(), digest_size=16).digest()
+        return pixels, getattr(image, "size", None), getattr(image, "mode", None)
+    return str(image)
 
 
 class _Images:
     """The pictures of some rows, read one at a time."""
 
-    def __init__(self, pairs: Sequence[dict[str, Any]], rows: range) -> None:
+    def __init__(self, pairs: Sequence[dict[str, Any]], rows: Sequence[int]) -> None:
         self.pairs, self.rows = pairs, rows
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Any]:
         return (self.pairs[row]["image"] for row in self.rows)
 
 
@@ -120,7 +167,9 @@ def _column(pairs: Sequence[dict[str, Any]], name: str) -> Sequence[Any]:
     # A dataset's column is read without touching the pictures.
     if hasattr(pairs, "column_names"):
         if name not in pairs.column_names:
-            raise ClipDomainError(f'no column "{name}" to evaluate; the columns are {", ".join(pairs.column_names)}.')
+            raise ClipDomainError(
+                f'no column "{name}" to evaluate; the columns are {", ".join(pairs.column_names)}.'
+            )
         return pairs[name]
     return [pairs[row][name] for row in range(len(pairs))]
 

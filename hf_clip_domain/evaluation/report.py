@@ -28,8 +28,8 @@ class EvaluationReport:
     """Metrics of the base model and of the fine-tuned one on the same data.
 
     Attributes:
-        before: flat metrics of the base model, as `RetrievalEvaluator` returns them; further groups carry their name
-            as a prefix (`"general/image_to_text/recall@1"`).
+        before: flat metrics of the base model, as `RetrievalEvaluator` returns them; further groups carry
+            their name as a prefix (`"general/image_to_text/recall@1"`).
         after: the same of the fine-tuned model.
         dataset, domain, model, base_model: names, for the reader.
         extra: anything else that JSON can hold.
@@ -75,8 +75,12 @@ class EvaluationReport:
             raise ClipDomainError(f"no evaluation report at {path} ({error.strerror}).") from error
         except ValueError as error:
             raise ClipDomainError(f"{path} is not valid JSON ({error}).") from error
-        if not isinstance(stored, dict) or not all(isinstance(stored.get(key), dict) for key in ("before", "after")):
-            raise ClipDomainError(f'{path} is not an evaluation report: expected the objects "before" and "after".')
+        if not isinstance(stored, dict) or not all(
+            isinstance(stored.get(key), dict) for key in ("before", "after")
+        ):
+            raise ClipDomainError(
+                f'{path} is not an evaluation report: expected the objects "before" and "after".'
+            )
         known = {item.name: stored[item.name] for item in fields(cls) if item.name in stored}
         for side in ("before", "after"):
             known[side] = {key: math.nan if value is None else value for key, value in known[side].items()}
@@ -84,7 +88,11 @@ class EvaluationReport:
 
     def groups(self) -> list[str]:
         """Prefixes of the groups of retrieval metrics, the unnamed main group `""` first."""
-        found = {key[: -len("image_to_text/recall@1")] for key in self.after if key.endswith("image_to_text/recall@1")}
+        found = {
+            key[: -len("image_to_text/recall@1")]
+            for key in self.after
+            if key.endswith("image_to_text/recall@1")
+        }
         return sorted(prefix.rstrip("/") for prefix in found)
 
     def change(self, key: str) -> float:
@@ -100,7 +108,8 @@ class EvaluationReport:
         return "\n\n".join(self._markdown_group(group) for group in self.groups())
 
     def model_index_metrics(self) -> list[tuple[str, str, float]]:
-        """`(type, name, value)` of the fine-tuned model's finite retrieval metrics, for a model card's metadata."""
+        """`(type, name, value)` of the fine-tuned model's finite retrieval metrics, for a model card's
+        metadata."""
         found = []
         for group in self.groups():
             for direction, title in DIRECTIONS.items():
@@ -108,7 +117,9 @@ class EvaluationReport:
                     value = self.after.get(_key(group, direction, metric), math.nan)
                     if math.isfinite(value):
                         kind = "_".join(filter(None, (group, direction, metric)))
-                        name = f"{title.replace('->', 'to').capitalize()} {heading}" + (f" ({group})" if group else "")
+                        name = f"{title.replace('->', 'to').capitalize()} {heading}" + (
+                            f" ({group})" if group else ""
+                        )
                         found.append((kind, name, value))
         return found
 
@@ -126,10 +137,10 @@ class EvaluationReport:
 
     def _footnotes(self, group: str) -> list[str]:
         notes = []
-        candidates = [self._either(_key(group, direction, "candidates")) for direction in DIRECTIONS]
-        if all(map(math.isfinite, candidates)):
+        counts = [self._either(_key(group, direction, "candidates")) for direction in DIRECTIONS]
+        if all(map(math.isfinite, counts)):
             notes.append(
-                f"Candidates: {candidates[0]:,.0f} texts for an image, {candidates[1]:,.0f} images for a text."
+                f"Candidates: {counts[0]:,.0f} texts for an image, {counts[1]:,.0f} images for a text."
             )
         chances = []
         for direction, title in DIRECTIONS.items():
@@ -157,7 +168,11 @@ class EvaluationReport:
         return "\n".join(lines + self._footnotes(group))
 
     def _markdown_group(self, group: str) -> str:
-        columns = [f"{title}, {name}" for title in ("image → text", "text → image") for name in ("before", "after", "change")]
+        columns = [
+            f"{title}, {name}"
+            for title in ("image → text", "text → image")
+            for name in ("before", "after", "change")
+        ]
         lines = [f"**{group}**", ""] if group else []
         lines += ["| | " + " | ".join(columns) + " |", "|:--|" + "--:|" * len(columns)]
         lines += ["| " + " | ".join(row) + " |" for row in self._cells(group)]

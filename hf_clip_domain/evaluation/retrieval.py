@@ -1,11 +1,11 @@
 """Retrieval in both directions, for data with many captions an image and many images a caption.
 
 - A query's rank is that of its best positive: 1 + the number of negatives that score at least as high.
-- Ties are pessimistic: a negative within float noise of the positive ranks ahead of it. A model that gives every
-  picture the same embedding therefore scores 0, not 100%.
+- Ties are pessimistic: a negative within float noise of the positive ranks ahead of it. A model that gives
+  every picture the same embedding therefore scores 0, not 100%.
 - Recall@k is the share of queries whose rank is at most k. Other positives never push the best one down.
-- Chance is the expected recall of a random ranking, exactly: a query with p positives among N candidates is a hit in
-  the first k with probability `1 - C(N-p, k) / C(N, k)` (hypergeometric), averaged over the queries.
+- Chance is the expected recall of a random ranking, exactly: a query with p positives among N candidates is a
+  hit in the first k with probability `1 - C(N-p, k) / C(N, k)` (hypergeometric), averaged over the queries.
 - A query without a positive is not asked, but stays among the candidates of the other direction.
 """
 
@@ -38,15 +38,16 @@ def retrieval_metrics(
     Args:
         image_embeds (`(n, d)`): one row an image.
         text_embeds (`(m, d)`): one row a *different* caption.
-        positives: pairs `(image index, text index)` that belong together, as a list or a `(p, 2)` integer tensor;
-            `None` when image i belongs to text i alone.
+        positives: pairs `(image index, text index)` that belong together, as a list or a `(p, 2)` integer
+            tensor; `None` when image i belongs to text i alone.
         similarity: `(a, d), (b, d) -> (a, b)`, images first, larger is more alike.
         ks: the depths of recall.
         chunk: at most `chunk * chunk` scores are held at a time.
 
     Returns:
-        Flat `dict[str, float]`: for each direction (`image_to_text`, `text_to_image`) `recall@k`, `chance_recall@k`,
-        `mean_rank`, `median_rank`, `mrr`, `candidates` and `queries`; and `candidates`, the number of images.
+        Flat `dict[str, float]`: for each direction (`image_to_text`, `text_to_image`) `recall@k`,
+        `chance_recall@k`, `mean_rank`, `median_rank`, `mrr`, `candidates` and `queries`; and `candidates`,
+        the number of images.
 
     Raises:
         ClipDomainError: an embedding is not finite, the shapes disagree, or there is no positive pair.
@@ -78,8 +79,8 @@ def best_ranks(
 ) -> torch.Tensor:
     """Rank (from 1) of every query's best positive, ties pessimistic: `(q, d), (c, d), (p, 2) -> (q,)` int64.
 
-    Meaningless for a query without a positive. Two passes over blocks of scores: the first finds each query's best
-    positive, the second counts the negatives that reach it.
+    Meaningless for a query without a positive. Two passes over blocks of scores: the first finds each query's
+    best positive, the second counts the negatives that reach it.
     """
     best = torch.full((len(queries),), -torch.inf)
     ahead = torch.zeros(len(queries), dtype=torch.int64)
@@ -105,19 +106,24 @@ def best_ranks(
 
 
 def chance_recall(positives: int, candidates: int, k: int) -> float:
-    """Probability that at least one of `positives` among `candidates` falls in the first k of a random order."""
+    """Probability that at least one of `positives` among `candidates` falls in the first k of a random
+    order."""
     miss = 1.0
     for drawn in range(min(k, candidates)):
         miss *= max(candidates - positives - drawn, 0) / (candidates - drawn)
     return 1.0 - miss
 
 
-def _summary(ranks: torch.Tensor, positives_each: torch.Tensor, candidates: int, ks: Sequence[int]) -> dict[str, float]:
+def _summary(
+    ranks: torch.Tensor, positives_each: torch.Tensor, candidates: int, ks: Sequence[int]
+) -> dict[str, float]:
     ranks = ranks.double()
     counts = list(zip(*(t.tolist() for t in positives_each.unique(return_counts=True)), strict=True))
     summary = {f"recall@{k}": (ranks <= k).double().mean().item() for k in ks}
     for k in ks:
-        summary[f"chance_recall@{k}"] = sum(n * chance_recall(p, candidates, k) for p, n in counts) / len(ranks)
+        summary[f"chance_recall@{k}"] = sum(n * chance_recall(p, candidates, k) for p, n in counts) / len(
+            ranks
+        )
     summary["mean_rank"] = ranks.mean().item()
     summary["median_rank"] = statistics.median(ranks.tolist())
     summary["mrr"] = ranks.reciprocal().mean().item()
@@ -128,27 +134,34 @@ def _summary(ranks: torch.Tensor, positives_each: torch.Tensor, candidates: int,
 
 def _checked(embeds: torch.Tensor, what: str) -> torch.Tensor:
     if embeds.ndim != 2:
-        raise ClipDomainError(f"{what} embeddings have shape {tuple(embeds.shape)}; expected (rows, dimensions).")
+        raise ClipDomainError(
+            f"{what} embeddings have shape {tuple(embeds.shape)}; expected (rows, dimensions)."
+        )
     embeds = embeds.detach().float().cpu()
     bad = ~embeds.isfinite().all(dim=1)
     if bad.any():
         raise ClipDomainError(
-            f"{int(bad.sum())} of {len(embeds)} {what} embeddings are not finite (first: row {int(bad.nonzero()[0])}); "
-            "the model has diverged: lower the learning rate or use float32."
+            f"{int(bad.sum())} of {len(embeds)} {what} embeddings are not finite (first: row "
+            f"{int(bad.nonzero()[0])}); the model has diverged: lower the learning rate or use float32."
         )
     return embeds
 
 
-def _pairs(positives: Sequence[tuple[int, int]] | torch.Tensor | None, images: int, texts: int) -> torch.Tensor:
+def _pairs(
+    positives: Sequence[tuple[int, int]] | torch.Tensor | None, images: int, texts: int
+) -> torch.Tensor:
     if positives is None:
         if images != texts:
             raise ClipDomainError(
-                f"{images} images and {texts} texts without `positives`; give the pairs (image index, text index)."
+                f"{images} images and {texts} texts without `positives`; give the pairs "
+                "(image index, text index)."
             )
         positives = torch.arange(images).repeat(2, 1).T
     pairs = torch.as_tensor(positives, dtype=torch.int64).reshape(-1, 2).unique(dim=0)
     if not len(pairs):
-        raise ClipDomainError("no positive pair to measure retrieval with; give at least one image with its caption.")
+        raise ClipDomainError(
+            "no positive pair to measure retrieval with; give at least one image with its caption."
+        )
     if int(pairs.min()) < 0 or int(pairs[:, 0].max()) >= images or int(pairs[:, 1].max()) >= texts:
         raise ClipDomainError(f"a positive pair points outside {images} images and {texts} texts.")
     return pairs
