@@ -1,0 +1,135 @@
+"""What a run is told: the model, the data, the training; each a dataclass, together one `--help`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+from hf_clip_domain.errors import ClipDomainError
+
+STARTER = "starter"
+
+
+@dataclass
+class ModelArguments:
+    """Which model to adapt."""
+
+    _argument_group_name = "model"
+
+    model_name_or_path: str | None = field(
+        default=None,
+        metadata={
+            "help": "Hub id, local folder, or 'starter' (the small model shipped with the package). Default: the "
+            "domain's base model with --dataset, 'starter' without."
+        },
+    )
+    model_revision: str | None = field(
+        default=None, metadata={"help": "Branch, tag or commit of the model on the Hub."}
+    )
+    max_text_length: int | None = field(
+        default=None,
+        metadata={
+            "help": "Longest caption in tokens. More than the model's own (77 for CLIP) stretches its position table, "
+            "keeping the first 20 positions (Long-CLIP); 248 is the usual choice."
+        },
+    )
+
+
+@dataclass
+class DataArguments:
+    """Which pairs to learn from, and how to read them."""
+
+    _argument_group_name = "data"
+
+    domain: str = field(
+        default="general", metadata={"help": "medical, industrial, scientific, general, or the path of a YAML file."}
+    )
+    dataset: str | None = field(
+        default=None,
+        metadata={
+            "help": "CSV, TSV, JSON, JSONL, Parquet, a folder of pictures with captions, WebDataset shards, or a Hub "
+            "id. Default: the domain's embedded synthetic samples."
+        },
+    )
+    dataset_revision: str | None = field(
+        default=None, metadata={"help": "Branch, tag or commit of the dataset on the Hub."}
+    )
+    image_column: str | None = field(default=None, metadata={"help": "Column of the picture, when not found by name."})
+    text_column: str | None = field(default=None, metadata={"help": "Column of the caption(s), when not found by name."})
+    label_column: str | None = field(default=None, metadata={"help": "Column of the class label, if any."})
+    group_column: str | None = field(
+        default=None, metadata={"help": "Column whose equal values (patient, document) never straddle two splits."}
+    )
+    streaming: bool = field(default=False, metadata={"help": "Read rows as they come; for data larger than memory."})
+    validation_fraction: float = field(
+        default=0.1, metadata={"help": "Share of the data held out for choosing the best checkpoint, if no split is given."}
+    )
+    test_fraction: float = field(
+        default=0.1, metadata={"help": "Share of the data held out for the final scores, if no split is given."}
+    )
+    max_bad_fraction: float = field(
+        default=0.05, metadata={"help": "Stop when more than this share of the rows had to be set aside."}
+    )
+    captions: str = field(
+        default="truncate",
+        metadata={
+            "help": "Captions longer than the model reads: 'truncate' them, or learn from one random 'sentence' of the "
+            "caption an epoch.",
+            "choices": ["truncate", "sentence"],
+        },
+    )
+
+    def __post_init__(self):
+        for name in ("validation_fraction", "test_fraction", "max_bad_fraction"):
+            value = getattr(self, name)
+            if not 0 <= value < 1:
+                raise ClipDomainError(f"--{name} {value}: expected a share from 0 to below 1, such as 0.1.")
+
+
+@dataclass
+class ClipTrainingArguments(TrainingArguments):
+    """`transformers.TrainingArguments` plus what contrastive training needs.
+
+    HF's own names keep their meaning; `per_device_train_batch_size` is the contrastive batch a process sees.
+
+    Changed defaults:
+        dataloader_drop_last: True, since a smaller last batch is another objective (fewer negatives), and in several
+            processes it would be filled up with repeated rows, which are false negatives.
+        remove_unused_columns: False, since the collator needs the image column that the model never sees.
+        per_device_eval_batch_size: 64. logging_steps: 10. save_total_limit: 2.
+    """
+
+    _argument_group_name = "training"
+
+    micro_batch_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Rows embedded at once. Bounds memory without changing the gradient of the contrastive batch; costs "
+            "one more forward pass. Default: the whole batch."
+        },
+    )
+    loss: str = field(default="info_nce", metadata={"help": "Name of a loss, or package.module:Class."})
+
+    early_stopping_patience: int | None = field(
+        default=None,
+        metadata={"help": "Stop after so many evaluations without a better metric_for_best_model. Default: never."},
+    )
+
+    # Changed defaults, same order as in TrainingArguments.
+    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Rows embedded at once in evaluation."})
+    logging_steps: float = field(default=10, metadata={"help": "Log every so many steps (below 1: share of the run)."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep."})
+    dataloader_drop_last: bool = field(
+        default=True, metadata={"help": "Leave out the last, smaller batch: its objective would differ."}
+    )
+    remove_unused_columns: bool | None = field(
+        default=False, metadata={"help": "Drop columns that neither the model nor the collator names."}
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.micro_batch_size is not None and self.micro_batch_size < 1:
+            raise ClipDomainError(f"--micro_batch_size {self.micro_batch_size}: expected a positive number of rows.")
+        if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
+            raise ClipDomainError(f"--early_stopping_patience {self.early_stopping_patience}: expected 1 or more.")

@@ -1,0 +1,171 @@
+"""From the command line, a YAML file and the domain's knowledge to the resolved options of a run.
+
+What is said on the command line wins over the YAML file of `--config`, which wins over the domain's defaults, which
+win over the defaults of the dataclasses.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import os
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import HfArgumentParser
+
+from hf_clip_domain.arguments import STARTER, ClipTrainingArguments, DataArguments, ModelArguments
+from hf_clip_domain.domains import Domain, load_domain
+from hf_clip_domain.errors import ClipDomainError
+
+# What a run of the command does beyond a bare Trainer: score after every epoch and keep the best.
+_EVERY_EPOCH = {"eval_strategy": "epoch", "save_strategy": "epoch"}
+_EVERY_FIFTH = {"eval_strategy": "steps", "eval_steps": 0.2, "save_strategy": "steps", "save_steps": 0.2}
+_KEEP_BEST = {"load_best_model_at_end": True, "metric_for_best_model": "text_to_image/mrr"}
+_SMOKE = {
+    "num_train_epochs": 1,
+    "max_steps": 4,
+    "per_device_train_batch_size": 16,
+    "logging_steps": 1,
+    "dataloader_num_workers": 0,
+}
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Everything a run needs to know, resolved."""
+
+    model: ModelArguments
+    data: DataArguments
+    training: ClipTrainingArguments
+    domain: Domain
+    smoke: bool
+
+    def to_yaml(self) -> str:
+        """The settings that differ from the dataclasses' defaults, in the form that `--config` takes."""
+        settings: dict[str, Any] = {}
+        for part in (self.model, self.data, self.training):
+            settings |= _changed(part)
+        # A finished run's configuration is for a new run: where this one resumed from is not part of it.
+        settings.pop("resume_from_checkpoint", None)
+        if self.smoke:
+            settings["smoke"] = True
+        command = "# accelerate launch recipes/finetune.py --config run.yaml\n"
+        return command + yaml.safe_dump(settings, sort_keys=True, allow_unicode=True)
+
+
+def parse_options(argv: list[str]) -> RunOptions:
+    """Resolve the options of a training run.
+
+    Raises:
+        ClipDomainError: a `--config` file or domain that cannot be used, or settings that contradict each other.
+        SystemExit: status 2 on wrong usage (an unknown option, a value of the wrong type), 0 after `--help`.
+    """
+    parser = _parser()
+    first = _parser(defaults_off=True).parse_known_args(argv)[0]
+    said = vars(first)
+    config = _read_config(said.pop("config"), parser) if "config" in said else {}
+    chosen = {**config, **said}
+    domain = load_domain(chosen.get("domain", DataArguments.domain))
+    parser.set_defaults(**_domain_defaults(domain, chosen), **config)
+    try:
+        model, data, training, rest, unknown = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
+    except ValueError as error:  # TrainingArguments refuses contradictory settings this way
+        raise ClipDomainError(" ".join(str(error).split())) from error
+    if unknown:
+        known = [option for action in parser._actions for option in action.option_strings]
+        near = difflib.get_close_matches(unknown[0], known, n=1)
+        parser.error(f"unknown option {unknown[0]}" + (f"; did you mean {near[0]}?" if near else ""))
+    return RunOptions(_with_model_choice(model, data, domain), data, training, domain, rest.smoke)
+
+
+def _parser(defaults_off: bool = False) -> HfArgumentParser:
+    parser = HfArgumentParser(
+        [ModelArguments, DataArguments, ClipTrainingArguments],
+        prog="hf-clip-domain train",
+        description="Adapt CLIP to a domain: score, train, score again, and save a model that CLIPModel loads.",
+        add_help=not defaults_off,
+        allow_abbrev=False,
+    )
+    run = parser.add_argument_group("run")
+    run.add_argument("--config", help="YAML file of options; the command line overrides it.")
+    run.add_argument("--smoke", action="store_true", help="The whole path on a few pairs, in under a minute.")
+    for action in parser._actions:
+        if action.dest == "resume_from_checkpoint":
+            action.nargs, action.const, action.type = "?", True, _true_or_path
+            action.help = "Continue the run in --output_dir from its last whole checkpoint, or from the given one."
+        if action.dest == "output_dir":
+            action.required, action.help = False, "Where the run is kept. Default: outputs/<domain>."
+        if defaults_off:
+            # Only what was really said remains in the namespace, to tell it from a default.
+            action.default, action.required = argparse.SUPPRESS, False
+    return parser
+
+
+def _true_or_path(text: str) -> str | bool:
+    return {"true": True, "false": False}.get(text.lower(), text)
+
+
+def _read_config(file: str, parser: HfArgumentParser) -> dict[str, Any]:
+    try:
+        settings = yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise ClipDomainError(f"--config {file}: {error.strerror}.") from error
+    except yaml.YAMLError as error:
+        raise ClipDomainError(f"--config {file} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(settings, dict):
+        raise ClipDomainError(f"--config {file}: expected `option: value` lines, found a {type(settings).__name__}.")
+    actions = {action.dest: action for action in parser._actions if action.dest not in ("help", "config")}
+    for key, value in settings.items():
+        if key not in actions:
+            near = difflib.get_close_matches(str(key), actions, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ClipDomainError(f"--config {file}: unknown key {key!r}{hint}")
+        action = actions[key]
+        if action.choices is not None and value not in action.choices:
+            raise ClipDomainError(f"--config {file}: {key}: {value!r} is not one of {list(action.choices)}.")
+        if action.type is not None and value is not None and not isinstance(value, (bool, list, dict)):
+            try:  # YAML reads 1e-5 as a string, and argparse converts only what stands on the command line
+                settings[key] = action.type(str(value))
+            except (TypeError, ValueError) as error:
+                raise ClipDomainError(f"--config {file}: {key}: {value!r} is not a valid value.") from error
+    return settings
+
+
+def _domain_defaults(domain: Domain, chosen: dict[str, Any]) -> dict[str, Any]:
+    """Defaults of the run for this domain and model, less what was chosen in the command line or the file."""
+    starter = chosen.get("model_name_or_path", None if chosen.get("dataset") else STARTER) == STARTER
+    defaults = {
+        "output_dir": f"outputs/{domain.name}",
+        "loss": domain.loss,
+        "dataloader_num_workers": min(4, (os.cpu_count() or 1) // 2),
+        **(_EVERY_FIFTH if chosen.get("streaming") else _EVERY_EPOCH),
+        **domain.training,
+        **(domain.training_starter if starter else {}),
+        **(_SMOKE if chosen.get("smoke") else {}),
+    }
+    if chosen.get("eval_strategy", "epoch") != "no" and chosen.get("save_strategy", "epoch") != "no":
+        defaults |= _KEEP_BEST
+    return {key: value for key, value in defaults.items() if key not in chosen}
+
+
+def _with_model_choice(model: ModelArguments, data: DataArguments, domain: Domain) -> ModelArguments:
+    if model.model_name_or_path is not None:
+        return model
+    return dataclasses.replace(model, model_name_or_path=domain.base_model if data.dataset else STARTER)
+
+
+def _changed(part: Any) -> dict[str, Any]:
+    settings = {}
+    for field in dataclasses.fields(part):
+        value = getattr(part, field.name)
+        value = value.value if isinstance(value, Enum) else value
+        default = field.default.value if isinstance(field.default, Enum) else field.default
+        plain = isinstance(value, (str, int, float, bool, list)) or value is None
+        if field.init and plain and value != default and field.default is not dataclasses.MISSING:
+            settings[field.name] = value
+    return settings

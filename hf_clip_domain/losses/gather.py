@@ -1,0 +1,42 @@
+"""Batches joined across processes, so that every process contrasts against all negatives."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+
+
+def is_distributed() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def gather_rows(rows: torch.Tensor) -> torch.Tensor:
+    """Rows of all processes, in rank order: `(n, ...) -> (world_size * n, ...)`; gradients flow back to their owner.
+
+    Every process must hold the same number of rows. The backward pass sums, over processes, the gradients of each
+    row. As every process computes the same loss of the whole batch, and data parallel training then averages over
+    processes, the parameters receive exactly the gradient of the whole batch.
+    """
+    if not is_distributed():
+        return rows
+    if not rows.requires_grad:
+        parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+    return _GatherRows.apply(rows)
+
+
+class _GatherRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, rows: torch.Tensor) -> torch.Tensor:
+        ctx.count = len(rows)
+        parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> torch.Tensor:
+        gradient = gradient.contiguous().clone()  # the incoming tensor may be shared with other consumers
+        dist.all_reduce(gradient)
+        start = dist.get_rank() * ctx.count
+        return gradient[start : start + ctx.count]

@@ -1,0 +1,59 @@
+"""What a finished run leaves beside the weights: scores, pictures, card, domain and the configuration to repeat it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from datasets import Dataset
+
+from hf_clip_domain.domains import Domain
+from hf_clip_domain.embedder import ClipEmbedder
+from hf_clip_domain.evaluation import EvaluationReport
+from hf_clip_domain.evaluation.plots import plot_recall, plot_retrieval_sample, plot_training_curve
+from hf_clip_domain.sharing.model_card import write_model_card
+
+CONFIGURATION = "run.yaml"
+
+
+def write_run_folder(
+    folder: Path,
+    *,
+    model: Any,
+    processor: Any,
+    report: EvaluationReport,
+    domain: Domain,
+    base_model: str,
+    dataset: str | None,
+    test_pairs: Dataset,
+    log_history: list[dict[str, float]],
+    configuration: str,
+) -> None:
+    """Complete `folder`, which already holds the weights and the processor.
+
+    Writes `domain.yaml`, `evaluation.json`, `run.yaml`, `training_curve.png`, `recall.png`, `retrieval_sample.png` and
+    `README.md` (the model card, last, since it shows the others).
+
+    Args:
+        dataset: a Hub id, a path, or `None` for the embedded synthetic samples.
+        log_history: `TrainerState.log_history`.
+        configuration: YAML that `--config` takes.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    processor.save_pretrained(folder)
+    domain.save(folder)
+    report.save(folder / "evaluation.json")
+    (folder / CONFIGURATION).write_text(configuration, encoding="utf-8")
+    plot_training_curve(log_history, folder / "training_curve.png")
+    plot_recall(report, folder / "recall.png")
+    embedder = ClipEmbedder(model, processor, domain=domain)
+    plot_retrieval_sample(embedder, test_pairs, folder / "retrieval_sample.png")
+    write_model_card(
+        folder,
+        report=report,
+        domain=domain,
+        base_model=base_model,
+        dataset_name=dataset,
+        training_arguments=yaml.safe_load(configuration),
+    )

@@ -1,0 +1,5 @@
+"""Callbacks the trainer adds or a user can add: one idea a file."""
+
+from hf_clip_domain.training.callbacks.logit_scale import ClampLogitScale
+
+__all__ = ["ClampLogitScale"]

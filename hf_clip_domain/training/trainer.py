@@ -1,0 +1,176 @@
+"""Hugging Face's Trainer for dual encoders; only the hooks stand here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import EarlyStoppingCallback, Trainer
+from transformers.trainer_utils import EvalLoopOutput, rotate_checkpoints
+from transformers.utils import logging
+
+from hf_clip_domain.arguments import ClipTrainingArguments
+from hf_clip_domain.errors import ClipDomainError
+from hf_clip_domain.losses import build_loss
+from hf_clip_domain.losses.gather import gather_rows
+from hf_clip_domain.training import checkpoints
+from hf_clip_domain.training.callbacks import ClampLogitScale
+from hf_clip_domain.training.data_order import EpochCallback, EpochSampler
+from hf_clip_domain.training.micro_batching import install_embedding_forward
+from hf_clip_domain.types import Evaluator
+
+logger = logging.get_logger(__name__)
+
+
+class ClipTrainer(Trainer):
+    """Trains any dual encoder whose output has `image_embeds` and `text_embeds` with a contrastive loss.
+
+    The contrastive batch is `per_device_train_batch_size` times the number of processes; `micro_batch_size` bounds
+    memory and changes nothing else. Gradient accumulation keeps Hugging Face's meaning: it averages the gradients
+    of several contrastive batches and does *not* widen one.
+
+    Args (besides those of `transformers.Trainer`):
+        loss: a loss module (see `hf_clip_domain.types.Loss`); `None` builds `args.loss`.
+        evaluators: called at every evaluation; what they return is logged as `eval_...` and can be
+            `metric_for_best_model`. Without any, evaluation reports the loss of `eval_dataset`.
+
+    Batches are dictionaries of `pixel_values` (n, 3, h, w), `input_ids` (n, t), `attention_mask` (n, t) and
+    optionally `targets`: `(n,)` integer ids, where rows of equal id are positives of one another.
+    """
+
+    # The loss is a mean over the batch, to be divided by the accumulation steps. Left unset, Trainer would take the
+    # model's **kwargs as a sign that the model does so itself.
+    loss_is_scaled_for_ga = False
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: ClipTrainingArguments,
+        *,
+        loss: nn.Module | None = None,
+        evaluators: Sequence[Evaluator] = (),
+        **kwargs,
+    ):
+        self.loss = loss if loss is not None else build_loss(args.loss)
+        if any(parameter.requires_grad for parameter in self.loss.parameters()):
+            raise ClipDomainError(
+                f"{type(self.loss).__name__} has trainable parameters, which the optimizer would not see. "
+                "Make them buffers, or parameters of the model."
+            )
+        self.evaluators = list(evaluators)
+        self._loss_parts: dict[str, list[torch.Tensor]] = {}
+        super().__init__(model=model, args=args, **kwargs)
+        if self.args.n_gpu > 1:
+            raise ClipDomainError(
+                f"{self.args.n_gpu} GPUs are visible to one process. Start one process a GPU with "
+                "`accelerate launch`, or choose one with CUDA_VISIBLE_DEVICES."
+            )
+        install_embedding_forward(self.model)
+        self.add_callback(ClampLogitScale())
+        if self.args.early_stopping_patience is not None:
+            self.add_callback(EarlyStoppingCallback(self.args.early_stopping_patience))
+
+    # One step
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        inputs = dict(inputs)
+        targets = inputs.pop("targets", None)
+        embeddings = model(**inputs, micro_batch_size=self.args.micro_batch_size)
+        output = self.loss(
+            gather_rows(embeddings["image_embeds"]),  # (n * processes, d)
+            gather_rows(embeddings["text_embeds"]),  # (n * processes, d)
+            logit_scale=embeddings["logit_scale"],
+            targets=None if targets is None else gather_rows(targets),
+        )
+        if self.model.training:
+            parts = {**output.parts, "logit_scale": embeddings["logit_scale"].detach()}
+            for name, value in parts.items():
+                self._loss_parts.setdefault(name, []).append(value)
+        return (output.loss, embeddings) if return_outputs else output.loss
+
+    def log(self, logs: dict[str, float], *args, **kwargs) -> None:
+        if "loss" in logs:  # a training log: join the parts collected since the last one
+            parts = {name: torch.stack(values).mean().item() for name, values in self._loss_parts.items()}
+            logs = {**logs, **parts}
+            self._loss_parts.clear()
+        super().log(logs, *args, **kwargs)
+
+    # Data
+
+    def _set_signature_columns_if_needed(self) -> None:
+        if self._signature_columns is None:
+            super()._set_signature_columns_if_needed()
+            # What the collator needs is not unused, although the model never sees it.
+            self._signature_columns += ["targets", *getattr(self.data_collator, "columns", ())]
+
+    def _get_train_sampler(self, train_dataset=None):
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        if dataset is None or not hasattr(dataset, "__len__"):
+            return None
+        batch = self.args.train_batch_size * self.args.world_size
+        if self.args.dataloader_drop_last and len(dataset) < batch:
+            raise ClipDomainError(
+                f"the training split has {len(dataset)} pairs, fewer than one contrastive batch of {batch}. Use "
+                f"--per_device_train_batch_size {max(2, len(dataset) // self.args.world_size)} or less."
+            )
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        sampler = EpochSampler(dataset, seed)
+        self.callback_handler.pop_callback(EpochCallback)  # of an earlier call of train()
+        self.add_callback(EpochCallback(sampler))
+        return sampler
+
+    def get_eval_dataloader(self, eval_dataset=None):
+        # Dropping the last batch keeps the number of negatives constant in training; evaluation scores every row.
+        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.args.dataloader_drop_last = drop_last
+
+    # Evaluation
+
+    def evaluation_loop(self, dataloader, description, *args, metric_key_prefix: str = "eval", **kwargs):
+        if not self.evaluators:
+            return super().evaluation_loop(dataloader, description, *args, metric_key_prefix=metric_key_prefix, **kwargs)
+        metrics = {}
+        for evaluator in self.evaluators:
+            scores = evaluator(self.accelerator.unwrap_model(self.model))
+            metrics |= {f"{metric_key_prefix}_{name}": float(value) for name, value in scores.items()}
+        return EvalLoopOutput(
+            predictions=None, label_ids=None, metrics=metrics, num_samples=self.num_examples(dataloader)
+        )
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss = self.compute_loss(model, self._prepare_inputs(inputs))
+        return loss.detach(), None, None
+
+    # Checkpoints
+
+    def train(self, resume_from_checkpoint=None, **kwargs):
+        """Train; `resume_from_checkpoint` is `True` for the last whole checkpoint of the run, or a path."""
+        chosen = checkpoints.choose_checkpoint(resume_from_checkpoint, Path(self.args.output_dir))
+        if chosen is not None:
+            logger.warning(f"Resuming from {chosen}.")
+        self._loss_parts.clear()
+        return super().train(resume_from_checkpoint=None if chosen is None else str(chosen), **kwargs)
+
+    def _save_checkpoint(self, model, trial):
+        run_dir = Path(self._get_output_dir(trial=trial))
+        folder = run_dir / f"checkpoint-{self.state.global_step}"
+        # The old checkpoints may only go once the new one is whole, so Trainer's own rotation waits.
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            with checkpoints.explaining_failures(folder):
+                if self.args.should_save:
+                    checkpoints.unseal(folder)
+                super()._save_checkpoint(model, trial)
+                self.accelerator.wait_for_everyone()
+                if self.args.should_save:
+                    checkpoints.seal(folder)
+        finally:
+            self.args.save_total_limit = limit
+        if self.args.should_save:
+            rotate_checkpoints(str(run_dir), limit, self.state.best_model_checkpoint, use_mtime=True)
