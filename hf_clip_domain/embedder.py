@@ -243,7 +243,7 @@ class ClipEmbedder:
         bad = ~joined.isfinite().all(dim=1)
         if bad.any():
             raise ClipDomainError(
-                f"{int(bad.sum())} of {len(joined)} {what} embeddings are not finite: the model's weights have "
+                f"{int(bad.sum())} of {len(joined)} {what} embeddings are not finite: the weights have "
                 "diverged or overflow in half precision; lower the learning rate or use float32."
             )
         return F.normalize(joined, dim=-1) if self._normalise else joined

@@ -95,10 +95,6 @@ class EvaluationReport:
         }
         return sorted(prefix.rstrip("/") for prefix in found)
 
-    def change(self, key: str) -> float:
-        """After minus before; NaN when either is missing."""
-        return self.after.get(key, math.nan) - self.before.get(key, math.nan)
-
     def table(self) -> str:
         """For the console: before, after and change in both directions, at most 100 columns wide."""
         return "\n\n".join(self._console_group(group) for group in self.groups())

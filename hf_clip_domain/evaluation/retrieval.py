@@ -53,6 +53,11 @@ def retrieval_metrics(
         ClipDomainError: an embedding is not finite, the shapes disagree, or there is no positive pair.
     """
     image_embeds, text_embeds = _checked(image_embeds, "image"), _checked(text_embeds, "text")
+    if image_embeds.shape[1] != text_embeds.shape[1]:
+        raise ClipDomainError(
+            f"image embeddings have {image_embeds.shape[1]} dimensions and text embeddings {text_embeds.shape[1]}; "
+            "both must come from the same model."
+        )
     images, texts = len(image_embeds), len(text_embeds)
     pairs = _pairs(positives, images, texts)  # (p, 2)
 

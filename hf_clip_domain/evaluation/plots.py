@@ -1,0 +1,227 @@
+"""Pictures for the model card: the training curve, recall before and after, and what a query finds.
+
+matplotlib is imported when a plot is drawn, with its file backend: no display is needed.
+"""
+
+from __future__ import annotations
+
+import math
+import textwrap
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hf_clip_domain.data.images import decode_image
+from hf_clip_domain.embedder import ClipEmbedder
+from hf_clip_domain.evaluation.evaluator import unique_images
+from hf_clip_domain.evaluation.report import DIRECTIONS, EvaluationReport
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BEFORE, AFTER, ACCENT, INK = "#b8c4d0", "#2563a8", "#d1495b", "#333333"
+RIGHT = "#1a9850"
+# Fonts with scripts that matplotlib's own lacks, used where installed; what no font has is drawn as a box.
+FALLBACK_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "PingFang SC", "Hiragino Sans", "Microsoft YaHei")
+STYLE = {
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#999999",
+    "axes.labelcolor": INK,
+    "axes.titlesize": 11,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": "#e6e6e6",
+    "text.color": INK,
+    "text.parse_math": False,  # a caption with two dollar signs is not a formula
+    "xtick.color": "#666666",
+    "ytick.color": "#666666",
+    "legend.frameon": False,
+    "font.size": 9,
+}
+
+
+def plot_training_curve(log_history: Sequence[dict[str, Any]], path: str | Path) -> Path:
+    """Draw loss, held-out recall (when measured) and learning rate over steps, from
+    `TrainerState.log_history`.
+
+    A run shorter than `logging_steps` has logged nothing; the picture then says so, since a plot must not fail a
+    finished run.
+    """
+    loss, rate = _series(log_history, "loss"), _series(log_history, "learning_rate")
+    recalls = {title: _series(log_history, f"eval_{name}/recall@1") for name, title in DIRECTIONS.items()}
+    recalls = {title: points for title, points in recalls.items() if points}
+    eval_loss = _series(log_history, "eval_loss")
+    panels = ["loss"] * bool(loss or eval_loss) + ["recall"] * bool(recalls) + ["rate"] * bool(rate)
+    with _figure(path, (4.2 * max(len(panels), 1), 3.3)) as figure:
+        if not panels:
+            figure.text(0.5, 0.5, "no step was logged", ha="center")
+        for number, panel in enumerate(panels, start=1):
+            axes = figure.add_subplot(1, len(panels), number)
+            axes.set_xlabel("step")
+            if panel == "loss":
+                axes.set_title("Loss")
+                _line(axes, loss, AFTER, "training")
+                _line(axes, eval_loss, ACCENT, "held out")
+                _legend(axes)
+            elif panel == "recall":
+                axes.set_title("Held-out Recall@1 (%)")
+                for color, (title, points) in zip((AFTER, ACCENT), recalls.items(), strict=False):
+                    _line(
+                        axes, [(step, 100 * value) for step, value in points], color, title.replace("->", "→")
+                    )
+                axes.set_ylim(bottom=0)
+                _legend(axes)
+            else:
+                axes.set_title("Learning rate")
+                _line(axes, rate, "#777777", None)
+                axes.set_ylim(bottom=0)
+                axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+    return Path(path)
+
+
+def plot_recall(report: EvaluationReport, path: str | Path) -> Path:
+    """Draw recall at 1, 5 and 10 before and after, both directions, with the level of chance."""
+    ks, width = (1, 5, 10), 0.38
+    with _figure(path, (8, 3.6)) as figure:
+        first = None
+        for number, (direction, title) in enumerate(DIRECTIONS.items(), start=1):
+            axes = first = figure.add_subplot(1, 2, number, sharey=first)
+            for side, metrics, color, offset in (
+                ("before", report.before, BEFORE, -width / 2),
+                ("after", report.after, AFTER, width / 2),
+            ):
+                heights = [100 * _finite(metrics.get(f"{direction}/recall@{k}")) for k in ks]
+                bars = axes.bar([x + offset for x in range(len(ks))], heights, width, color=color, label=side)
+                axes.bar_label(bars, fmt="%.1f", padding=2, fontsize=8)
+            for x, k in enumerate(ks):
+                chance = report.after.get(f"{direction}/chance_recall@{k}")
+                if chance is not None:
+                    label = "chance" if x == 0 else None
+                    axes.hlines(
+                        100 * chance, x - width, x + width, ACCENT, "dashed", linewidth=1.4, label=label
+                    )
+            candidates = report.after.get(f"{direction}/candidates")
+            count = f", {candidates:,.0f} candidates" if candidates else ""
+            axes.set_title(title.replace("->", "→") + count)
+            axes.set_xticks(range(len(ks)), [f"Recall@{k}" for k in ks])
+            axes.set_ylim(0, 108)
+            axes.set_yticks(range(0, 101, 20))
+            if number == 1:
+                axes.set_ylabel("%")
+                axes.legend(loc="upper left")
+    return Path(path)
+
+
+def plot_retrieval_sample(
+    embedder: ClipEmbedder, pairs: Sequence[dict[str, Any]], path: str | Path, queries: int = 5, top: int = 5
+) -> Path:
+    """Draw what text queries find: one row a caption, its best pictures left to right, the right ones framed.
+
+    Queries are spread evenly over the pairs. Shown beside each caption: the rank of its own best picture.
+
+    Args:
+        embedder: the model.
+        pairs: rows with `image` and `text`; all pictures are candidates.
+        queries: rows of the grid, at most.
+        top: pictures a row, at most.
+    """
+    rows, image_of_row = unique_images(pairs[row]["image"] for row in range(len(pairs)))
+    captions = [pairs[row]["text"] for row in range(len(pairs))]
+    captions = [[own] if isinstance(own, str) else own for own in captions]
+    asked = _spread(captions, queries)
+    image_embeds = embedder.embed_images(pairs[row]["image"] for row in rows)  # (n, d)
+    scores = embedder.similarity(image_embeds, asked).T  # (queries, n)
+    top = min(top, len(rows))
+    with _figure(path, (2.6 + 1.5 * top, 1.75 * len(asked))) as figure:
+        grid = figure.add_gridspec(len(asked), top + 1, width_ratios=[1.7] + [1] * top)
+        for line, caption in enumerate(asked):
+            right = {image_of_row[row] for row, own in enumerate(captions) if caption in own}
+            order = scores[line].argsort(descending=True, stable=True).tolist()
+            rank = next(position for position, image in enumerate(order, start=1) if image in right)
+            cell = figure.add_subplot(grid[line, 0])
+            cell.axis("off")
+            cell.text(0, 0.97, _wrapped(caption), va="top", fontsize=8, transform=cell.transAxes)
+            found = f"right picture at rank {rank} of {len(order)}"
+            color = RIGHT if rank <= top else ACCENT
+            cell.text(0, 0.03, found, va="bottom", fontsize=7.5, color=color, transform=cell.transAxes)
+            for column, image in enumerate(order[:top], start=1):
+                axes = figure.add_subplot(grid[line, column])
+                _picture(axes, pairs[rows[image]]["image"], framed=image in right)
+                axes.set_xlabel(f"{scores[line, image]:.2f}", fontsize=7, labelpad=2)
+    return Path(path)
+
+
+@contextmanager
+def _figure(path: str | Path, size: tuple[float, float]) -> Iterator[Figure]:
+    """A figure without pyplot's global state, saved on leaving."""
+    import matplotlib
+    from matplotlib import font_manager
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    family = ["DejaVu Sans", *(font for font in FALLBACK_FONTS if font in installed)]
+    with matplotlib.rc_context(STYLE | {"font.family": family}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure = Figure(figsize=size, layout="constrained")
+        FigureCanvasAgg(figure)
+        yield figure
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=150, facecolor="white")
+
+
+def _series(log_history: Sequence[dict[str, Any]], key: str) -> list[tuple[int, float]]:
+    """`(step, value)` wherever the key was logged and finite; a step logged twice keeps its last value."""
+    found = {
+        entry["step"]: float(entry[key])
+        for entry in log_history
+        if "step" in entry and isinstance(entry.get(key), int | float) and math.isfinite(entry[key])
+    }
+    return sorted(found.items())
+
+
+def _line(axes: Axes, points: list[tuple[int, float]], color: str, label: str | None) -> None:
+    if points:
+        marker = "o" if len(points) <= 20 else None
+        axes.plot(
+            *zip(*points, strict=True), color=color, label=label, marker=marker, markersize=3.5, linewidth=1.7
+        )
+
+
+def _legend(axes: Axes) -> None:
+    if len(axes.lines) > 1:
+        axes.legend()
+
+
+def _finite(value: float | None) -> float:
+    return value if value is not None and math.isfinite(value) else 0.0
+
+
+def _spread(captions: list[list[str]], queries: int) -> list[str]:
+    """Different captions, one a row, evenly over the rows."""
+    chosen = list(dict.fromkeys(own[0] for own in captions))
+    count = min(queries, len(chosen))
+    return [chosen[position * len(chosen) // count] for position in range(count)]
+
+
+def _wrapped(caption: str, width: int = 34, lines: int = 7) -> str:
+    # Characters outside Latin are about twice as wide, and their scripts need no spaces to break at.
+    if sum(ord(character) > 0x2E80 for character in caption) > len(caption) / 3:
+        width //= 2
+    return "\n".join(textwrap.wrap(" ".join(caption.split()), width, max_lines=lines, placeholder=" …"))
+
+
+def _picture(axes: Axes, image: Any, *, framed: bool) -> None:
+    picture = decode_image(image)
+    picture.thumbnail((320, 320))
+    axes.imshow(picture)
+    axes.grid(False)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set(visible=True, color=RIGHT if framed else "#dddddd", linewidth=3.5 if framed else 0.8)

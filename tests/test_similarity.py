@@ -1,0 +1,63 @@
+import pytest
+import torch
+
+from hf_clip_domain.errors import ClipDomainError
+from hf_clip_domain.similarity import build_similarity, cosine, dot, euclidean, wants_normalised
+
+
+class Halved:
+    """A similarity that is a class: built without arguments, then called."""
+
+    def __call__(self, image_embeds, text_embeds):
+        return image_embeds @ text_embeds.T / 2
+
+
+def test_values_agree_with_their_definitions():
+    torch.manual_seed(0)
+    images, texts = torch.randn(4, 8), torch.randn(6, 8)
+    torch.testing.assert_close(
+        cosine(images, texts), torch.nn.functional.cosine_similarity(images[:, None], texts[None], dim=-1)
+    )
+    torch.testing.assert_close(dot(images, texts), (images[:, None] * texts[None]).sum(-1))
+    torch.testing.assert_close(euclidean(images, texts), -(images[:, None] - texts[None]).square().sum(-1))
+
+
+def test_euclidean_of_equal_points_is_never_positive():
+    points = torch.full((1, 512), 1 / 3)
+    assert euclidean(points, points).item() == pytest.approx(0, abs=1e-4)
+    assert euclidean(points, points).item() <= 0
+
+
+@pytest.mark.parametrize("name", ["cosine", "dot", "euclidean"])
+def test_gradients_reach_both_sides(name):
+    images, texts = torch.randn(3, 4, requires_grad=True), torch.randn(2, 4, requires_grad=True)
+    build_similarity(name)(images, texts).sum().backward()
+    assert images.grad.isfinite().all() and texts.grad.isfinite().all()
+
+
+def test_resolves_names_paths_and_functions():
+    assert build_similarity("cosine") is cosine
+    assert build_similarity("torch.nn.functional:cosine_similarity") is torch.nn.functional.cosine_similarity
+    assert build_similarity(dot) is dot
+    assert isinstance(build_similarity(Halved), Halved)
+
+
+@pytest.mark.parametrize(
+    "wrong, told",
+    [
+        ("cosin", '"cosine", "dot", "euclidean"'),
+        ("no_such_package:f", "cannot be imported"),
+        ("math:no_such_name", "cannot be imported"),
+        ("math:pi", "is a float"),
+        (3, "give a name"),
+    ],
+)
+def test_what_cannot_be_resolved_is_told_with_the_valid_names(wrong, told):
+    with pytest.raises(ClipDomainError, match="similarity") as error:
+        build_similarity(wrong)
+    assert told in str(error.value) and "\n" not in str(error.value)
+
+
+def test_only_cosine_like_similarities_see_normalised_embeddings():
+    assert wants_normalised(cosine) and wants_normalised(Halved())
+    assert not wants_normalised(dot) and not wants_normalised(euclidean)
