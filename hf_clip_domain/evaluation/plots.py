@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from PIL import ImageOps
+
 from hf_clip_domain.data.images import decode_image
 from hf_clip_domain.embedder import ClipEmbedder
 from hf_clip_domain.evaluation.evaluator import unique_images
@@ -46,8 +48,7 @@ STYLE = {
 
 
 def plot_training_curve(log_history: Sequence[dict[str, Any]], path: str | Path) -> Path:
-    """Draw loss, held-out recall (when measured) and learning rate over steps, from
-    `TrainerState.log_history`.
+    """Draw loss, held-out recall (when measured) and learning rate over the steps of a trainer's log history.
 
     A run shorter than `logging_steps` has logged nothing; the picture then says so, since a plot must not fail a
     finished run.
@@ -97,7 +98,7 @@ def plot_recall(report: EvaluationReport, path: str | Path) -> Path:
             ):
                 heights = [100 * _finite(metrics.get(f"{direction}/recall@{k}")) for k in ks]
                 bars = axes.bar([x + offset for x in range(len(ks))], heights, width, color=color, label=side)
-                axes.bar_label(bars, fmt="%.1f", padding=2, fontsize=8)
+                axes.bar_label(bars, fmt="%.1f", padding=3, fontsize=8)
             for x, k in enumerate(ks):
                 chance = report.after.get(f"{direction}/chance_recall@{k}")
                 if chance is not None:
@@ -113,7 +114,7 @@ def plot_recall(report: EvaluationReport, path: str | Path) -> Path:
             axes.set_yticks(range(0, 101, 20))
             if number == 1:
                 axes.set_ylabel("%")
-                axes.legend(loc="upper left")
+                figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return Path(path)
 
 
@@ -217,9 +218,7 @@ def _wrapped(caption: str, width: int = 34, lines: int = 7) -> str:
 
 
 def _picture(axes: Axes, image: Any, *, framed: bool) -> None:
-    picture = decode_image(image)
-    picture.thumbnail((320, 320))
-    axes.imshow(picture)
+    axes.imshow(ImageOps.pad(decode_image(image), (320, 320), color="#f4f4f4"))
     axes.grid(False)
     axes.set_xticks([])
     axes.set_yticks([])

@@ -55,8 +55,8 @@ def retrieval_metrics(
     image_embeds, text_embeds = _checked(image_embeds, "image"), _checked(text_embeds, "text")
     if image_embeds.shape[1] != text_embeds.shape[1]:
         raise ClipDomainError(
-            f"image embeddings have {image_embeds.shape[1]} dimensions and text embeddings {text_embeds.shape[1]}; "
-            "both must come from the same model."
+            f"image embeddings have {image_embeds.shape[1]} dimensions and text embeddings "
+            f"{text_embeds.shape[1]}; both must come from the same model."
         )
     images, texts = len(image_embeds), len(text_embeds)
     pairs = _pairs(positives, images, texts)  # (p, 2)

@@ -123,7 +123,7 @@ def test_two_processes_measure_what_one_does(tmp_path, clip, rows):
 
 
 def one_of_two_processes(folder, rank):
-    """What each process of the test above runs: the same metrics, and the same error, are expected of both."""
+    """What each process of the test above runs: the same metrics and error are expected of both."""
     from conftest import make_clip, make_rows
 
     torch.distributed.init_process_group(
