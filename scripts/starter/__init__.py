@@ -1,0 +1,1 @@
+"""The parts of `scripts/train_starter.py`: teachers, texts, views, heads and the two students."""

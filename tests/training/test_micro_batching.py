@@ -1,0 +1,131 @@
+"""Micro-batches change memory, never the gradient."""
+
+import pytest
+import torch
+from transformers import VisionTextDualEncoderConfig, VisionTextDualEncoderModel
+
+from hf_clip_domain.arguments import ClipTrainingArguments
+from hf_clip_domain.errors import ClipDomainError
+from hf_clip_domain.training import ClipTrainer
+
+
+def gradients(model, batches, tmp_path, **settings):
+    """Gradients after `training_step` on every batch, and the first batch's loss."""
+    model.zero_grad()
+    arguments = ClipTrainingArguments(str(tmp_path), use_cpu=True, **settings)
+    trainer = ClipTrainer(model, arguments)
+    trainer.current_gradient_accumulation_steps = len(batches)
+    trainer.create_optimizer()
+    if arguments.bf16:
+        model = trainer.accelerator.prepare(model)
+    losses = [trainer.training_step(model, dict(batch)) for batch in batches]
+    grads = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    return grads, losses
+
+
+def relative_error(grads, reference):
+    assert grads.keys() == reference.keys() and grads
+    flat = torch.cat([grads[name].flatten() for name in reference]).double()
+    expected = torch.cat([reference[name].flatten() for name in reference]).double()
+    assert expected.norm() > 0
+    return ((flat - expected).norm() / expected.norm()).item()
+
+
+@pytest.mark.parametrize("size", [1, 3, 8, 23])
+def test_gradient_equals_full_batch_in_fp32(clip, batch, tmp_path, size):
+    model, whole = clip(), [batch(24)]
+    reference, _ = gradients(model, whole, tmp_path)
+    grads, _ = gradients(model, whole, tmp_path, micro_batch_size=size)
+    assert "logit_scale" in grads
+    assert relative_error(grads, reference) < 1e-5
+
+
+def test_gradient_equals_full_batch_in_float64(clip, batch, tmp_path):
+    model, whole = clip().double(), [batch(24, dtype=torch.float64)]
+    reference, _ = gradients(model, whole, tmp_path)
+    grads, _ = gradients(model, whole, tmp_path, micro_batch_size=5)
+    assert relative_error(grads, reference) < 1e-10
+
+
+def test_gradient_equals_full_batch_with_accumulation(clip, batch, tmp_path):
+    model, batches = clip(), [batch(16, seed=1), batch(16, seed=2)]
+    accumulate = {"gradient_accumulation_steps": 2}
+    reference, losses = gradients(model, batches, tmp_path, **accumulate)
+    grads, micro_losses = gradients(model, batches, tmp_path, micro_batch_size=5, **accumulate)
+    assert relative_error(grads, reference) < 1e-5
+    # And accumulation is the mean over contrastive batches, not a sum.
+    single, _ = gradients(model, batches[:1], tmp_path)
+    other, _ = gradients(model, batches[1:], tmp_path)
+    mean = {name: (single[name] + other[name]) / 2 for name in single}
+    assert relative_error(grads, mean) < 1e-5
+    torch.testing.assert_close(torch.stack(losses), torch.stack(micro_losses), rtol=1e-5, atol=1e-6)
+
+
+def test_gradient_equals_full_batch_with_frozen_parts(clip, batch, tmp_path):
+    model, whole = clip(), [batch(24)]
+    model.vision_model.requires_grad_(False)
+    reference, _ = gradients(model, whole, tmp_path)
+    grads, _ = gradients(model, whole, tmp_path, micro_batch_size=7)
+    assert not any(name.startswith("vision_model") for name in grads)
+    assert relative_error(grads, reference) < 1e-5
+
+
+def test_gradient_equals_full_batch_with_lora(clip, batch, tmp_path):
+    peft = pytest.importorskip("peft")
+    torch.manual_seed(0)
+    model = peft.get_peft_model(clip(), peft.LoraConfig(target_modules=["q_proj", "v_proj"], init_lora_weights=False))
+    whole = [batch(24)]
+    reference, _ = gradients(model, whole, tmp_path)
+    grads, _ = gradients(model, whole, tmp_path, micro_batch_size=7)
+    assert all("lora_" in name for name in grads)
+    assert relative_error(grads, reference) < 1e-5
+
+
+def test_gradient_equals_full_batch_under_bf16_autocast(clip, batch, tmp_path):
+    whole = [batch(24)]
+    exact, _ = gradients(clip(), whole, tmp_path)
+    reference, _ = gradients(clip(), whole, tmp_path, bf16=True)
+    grads, _ = gradients(clip(), whole, tmp_path, bf16=True, micro_batch_size=7)
+    rounding = relative_error(reference, exact)
+    assert 1e-4 < rounding < 0.1, "autocast was not active"
+    assert relative_error(grads, reference) < rounding
+
+
+def test_same_gradient_for_every_dual_encoder(clip, siglip, batch, tmp_path):
+    parts = clip(seed=3).config
+    torch.manual_seed(0)
+    dual = VisionTextDualEncoderModel(
+        VisionTextDualEncoderConfig(
+            vision_config=parts.vision_config.to_dict(), text_config=parts.text_config.to_dict(), projection_dim=16
+        )
+    )
+    for model in (siglip(), dual):
+        reference, _ = gradients(model, [batch(10)], tmp_path)
+        grads, _ = gradients(model, [batch(10)], tmp_path, micro_batch_size=4)
+        assert relative_error(grads, reference) < 1e-5
+
+
+def test_accumulating_small_batches_is_another_objective(clip, batch, tmp_path):
+    """Why micro-batches are not gradient accumulation: the negatives would be lost."""
+    model, whole = clip(), batch(24)
+    reference, _ = gradients(model, [whole], tmp_path)
+    pieces = [{name: rows[start : start + 4] for name, rows in whole.items()} for start in range(0, 24, 4)]
+    grads, _ = gradients(model, pieces, tmp_path, gradient_accumulation_steps=6)
+    assert relative_error(grads, reference) > 0.1
+
+
+def test_the_model_keeps_its_ordinary_call(clip, batch, tmp_path):
+    model = clip()
+    expected = clip()(**batch(4), return_loss=True).loss
+    ClipTrainer(model, ClipTrainingArguments(str(tmp_path), use_cpu=True, micro_batch_size=2))
+    output = model(**batch(4), return_loss=True)
+    assert torch.equal(output.loss, expected) and output.logits_per_image.shape == (4, 4)
+
+
+def test_a_model_that_is_no_dual_encoder_is_refused(clip, batch, tmp_path):
+    model = clip().vision_model
+    model.logit_scale = torch.nn.Parameter(torch.zeros(()))
+    trainer = ClipTrainer(model, ClipTrainingArguments(str(tmp_path), use_cpu=True))
+    with pytest.raises(ClipDomainError, match="image_embeds"):
+        trainer.training_step(model, {"pixel_values": batch(2)["pixel_values"]})

@@ -1,0 +1,166 @@
+"""The trainer's hooks, on real small models."""
+
+import math
+
+import pytest
+import torch
+from transformers import TrainerCallback
+
+from hf_clip_domain.arguments import ClipTrainingArguments
+from hf_clip_domain.errors import ClipDomainError
+from hf_clip_domain.training import ClipTrainer
+
+
+def arguments(folder, **settings):
+    settings = {"per_device_train_batch_size": 8, "use_cpu": True, "disable_tqdm": True, **settings}
+    return ClipTrainingArguments(str(folder), **settings)
+
+
+class LogitScale:
+    """An evaluator that reads a number off the model."""
+
+    def __call__(self, model):
+        return {"probe/score": -model.logit_scale.item(), "probe/mode": float(model.training)}
+
+
+def test_training_learns_the_pairs(tmp_path, clip, pairs):
+    trainer = ClipTrainer(
+        clip(), arguments(tmp_path, num_train_epochs=12, learning_rate=3e-3, logging_steps=1), train_dataset=pairs(16)
+    )
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert losses[0] == pytest.approx(math.log(8), rel=0.5)
+    assert losses[-1] < 0.3 * losses[0]
+
+
+def test_logs_carry_the_parts_of_the_loss(tmp_path, clip, pairs):
+    trainer = ClipTrainer(clip(), arguments(tmp_path, max_steps=4, logging_steps=2), train_dataset=pairs(16))
+    trainer.train()
+    entries = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert [entry["step"] for entry in entries] == [2, 4]
+    for entry in entries:
+        mean = (entry["image_to_text_loss"] + entry["text_to_image_loss"]) / 2
+        assert entry["loss"] == pytest.approx(mean, abs=1e-3)
+        assert 1 <= entry["logit_scale"] <= 100.001
+
+
+def test_logit_scale_is_learned_and_clamped(tmp_path, clip, pairs):
+    model = clip()
+    torch.nn.init.constant_(model.logit_scale, math.log(100) - 1e-4)
+    seen = []
+
+    class Watch(TrainerCallback):
+        def on_step_end(self, args, state, control, model=None, **kwargs):
+            seen.append(model.logit_scale.item())
+
+    trainer = ClipTrainer(
+        model,
+        arguments(tmp_path, num_train_epochs=10, learning_rate=0.05, lr_scheduler_type="constant"),
+        train_dataset=pairs(16),
+        callbacks=[Watch()],
+    )
+    trainer.train()
+    assert len(set(seen)) > 1 and max(seen) <= math.log(100) + 1e-6
+
+
+def test_every_epoch_has_its_own_order_and_no_row_twice(tmp_path, clip, pairs):
+    data, rows = pairs(16), []
+
+    class Recorded(type(data)):
+        def __getitem__(self, key):
+            rows.append(divmod(key, len(self)))
+            return super().__getitem__(key)
+
+    data.__class__ = Recorded
+    ClipTrainer(clip(), arguments(tmp_path, num_train_epochs=3), train_dataset=data).train()
+    epochs = [[index for at, index in rows if at == epoch] for epoch in range(3)]
+    assert all(sorted(epoch) == list(range(16)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+def test_workers_give_the_same_training(tmp_path, clip, pairs):
+    final = []
+    for workers in (0, 2):
+        settings = {"num_train_epochs": 2, "dataloader_num_workers": workers, "learning_rate": 1e-3}
+        if workers:
+            settings["dataloader_persistent_workers"] = True
+        trainer = ClipTrainer(clip(), arguments(tmp_path / str(workers), **settings), train_dataset=pairs(24))
+        trainer.train()
+        final.append(trainer.model.state_dict())
+    assert all(torch.equal(final[0][name], final[1][name]) for name in final[0])
+
+
+def test_evaluators_drive_best_model_and_early_stopping(tmp_path, clip, pairs):
+    trainer = ClipTrainer(
+        clip(),
+        arguments(
+            tmp_path,
+            num_train_epochs=10,
+            eval_strategy="epoch",
+            save_strategy="epoch",
+            load_best_model_at_end=True,
+            metric_for_best_model="probe/score",
+            early_stopping_patience=2,
+            learning_rate=1e-2,
+            lr_scheduler_type="constant",
+        ),
+        train_dataset=pairs(16),
+        eval_dataset=pairs(8, seed=1),
+        evaluators=[LogitScale()],
+    )
+    trainer.train()
+    scores = {e["step"]: e["eval_probe/score"] for e in trainer.state.log_history if "eval_probe/score" in e}
+    best = max(scores, key=scores.get)
+    assert trainer.state.best_model_checkpoint.endswith(f"checkpoint-{best}")
+    assert -trainer.model.logit_scale.item() == pytest.approx(scores[best], abs=1e-6)
+    if len(scores) < 10:
+        assert list(scores)[-1] == best + 4  # two evaluations of two steps without a better one
+
+
+def test_evaluation_without_evaluators_is_the_loss_of_every_row(tmp_path, clip, pairs):
+    trainer = ClipTrainer(clip(), arguments(tmp_path, per_device_eval_batch_size=8), eval_dataset=pairs(20))
+    metrics = trainer.evaluate()
+    assert 0 < metrics["eval_loss"] < 5
+    assert metrics["eval_samples_per_second"] > 0
+    assert len(trainer.get_eval_dataloader()) == 3  # the last, smaller batch is scored too
+
+
+def test_remove_unused_columns_keeps_what_the_collator_needs(tmp_path, clip, pairs):
+    class Collator:
+        columns = ("row",)
+
+        def __call__(self, rows):
+            whole = pairs(16).batch
+            chosen = [row["row"] for row in rows]
+            return {name: values[chosen] for name, values in whole.items()}
+
+    data = [{"row": index, "junk": object()} for index in range(16)]
+    trainer = ClipTrainer(
+        clip(),
+        arguments(tmp_path, max_steps=2, remove_unused_columns=True),
+        train_dataset=data,
+        data_collator=Collator(),
+    )
+    assert trainer.train().global_step == 2
+
+
+def test_targets_are_positives_of_one_another(tmp_path, clip, batch):
+    trainer = ClipTrainer(clip(), arguments(tmp_path))
+    rows = batch(8)
+    rows = {name: torch.cat([values[:4], values[:4]]) for name, values in rows.items()}
+    plain = trainer.compute_loss(trainer.model, rows)
+    grouped = trainer.compute_loss(trainer.model, {**rows, "targets": torch.arange(4).repeat(2)})
+    assert plain.item() == pytest.approx(grouped.item(), rel=1e-4)  # equal logits: the loss itself cannot tell
+    gradient = torch.autograd.grad(plain, trainer.model.logit_scale, retain_graph=True)[0]
+    assert torch.isfinite(gradient)
+
+
+def test_fewer_pairs_than_a_batch_is_an_error_with_the_option(tmp_path, clip, pairs):
+    trainer = ClipTrainer(clip(), arguments(tmp_path, per_device_train_batch_size=32), train_dataset=pairs(20))
+    with pytest.raises(ClipDomainError, match="--per_device_train_batch_size 20"):
+        trainer.train()
+
+
+def test_a_loss_with_weights_is_refused(tmp_path, clip):
+    with pytest.raises(ClipDomainError, match="trainable"):
+        ClipTrainer(clip(), arguments(tmp_path), loss=torch.nn.Linear(2, 2))
