@@ -22,6 +22,7 @@ from hf_clip_domain.data.text import clean_caption
 from hf_clip_domain.data.transforms import ImageTransform
 from hf_clip_domain.domains import Domain, load_domain
 from hf_clip_domain.errors import ClipDomainError
+from hf_clip_domain.models.dual_encoder import find_logit_scale, text_padding
 from hf_clip_domain.models.loading import load_model
 from hf_clip_domain.models.positions import text_capacity
 from hf_clip_domain.similarity import SimilarityFunction, build_similarity, wants_normalised
@@ -177,7 +178,7 @@ class ClipEmbedder:
         text_embeds = self.embed_texts(texts).unflatten(0, (len(labels), len(prompts))).mean(dim=1)  # (c, d)
         if self._normalise:
             text_embeds = F.normalize(text_embeds, dim=-1)
-        scale = self.model.logit_scale.detach().float().exp().cpu()
+        scale = find_logit_scale(self.model).detach().float().exp().cpu()
         return (scale * self.similarity(images, text_embeds)).softmax(dim=-1)
 
     @property
@@ -225,9 +226,8 @@ class ClipEmbedder:
     def _padded(self, ids: list[list[int]]) -> dict[str, torch.Tensor]:
         """`input_ids` and `attention_mask`, `(b, t)` int64."""
         capacity = self._capacity
-        # SigLIP pools its last token, padding included, and was trained padded to its full length without a
-        # mask.
-        siglip = pools_last_token(self.model)
+        # SigLIP pools its last position, padding included, and was trained at full length without a mask.
+        siglip = text_padding(self.model) == "max_length"
         longest = max(len(row) for row in ids)
         length = capacity if siglip else min(-(-longest // 8) * 8, capacity)
         inputs = self.processor.tokenizer.pad(
@@ -253,12 +253,6 @@ def features(output: Any) -> torch.Tensor:
     """The projected, not normalised embeddings `(n, d)` in what `get_image_features`/`get_text_features`
     returns."""
     return output if isinstance(output, torch.Tensor) else output.pooler_output
-
-
-def pools_last_token(model: nn.Module) -> bool:
-    """Whether the text tower reads its last position (SigLIP), so that texts must be padded to full
-    length."""
-    return str(getattr(model.config, "model_type", "")).startswith("siglip")
 
 
 def unwrap(model: nn.Module) -> nn.Module:
