@@ -50,8 +50,7 @@ STYLE = {
 def plot_training_curve(log_history: Sequence[dict[str, Any]], path: str | Path) -> Path:
     """Draw loss, held-out recall (when measured) and learning rate over steps, from a trainer's log.
 
-    A run shorter than `logging_steps` has logged nothing; the picture then says so, since a plot must not fail
-    a finished run.
+    A run shorter than `logging_steps` has logged nothing; the picture says so: no plot fails a finished run.
     """
     loss, rate = _series(log_history, "loss"), _series(log_history, "learning_rate")
     recalls = {title: _series(log_history, f"eval_{name}/recall@1") for name, title in DIRECTIONS.items()}
