@@ -1,0 +1,152 @@
+"""From whatever holds a picture to an upright RGB picture of 8 bits."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from hf_clip_domain.errors import ClipDomainError
+
+# Larger than any camera's picture, and far below what fills a laptop's memory when decoded (192 MiB).
+MAX_PIXELS = 64_000_000
+
+
+def decode_image(image: Any, *, draft_size: int | None = None) -> Image.Image:
+    """An RGB picture, upright by its EXIF tag, from any of the forms a row can hold.
+
+    16-bit grey is scaled to 8 bits (not clipped), CMYK converted, transparency laid on white, an animation gives its
+    first frame, and a DICOM file is windowed by its own values.
+
+    Args:
+        image: a path, bytes, a row `{"bytes", "path"}`, a `PIL.Image`, or an array `(h, w)` or `(h, w, 3)` of uint8,
+            or of floats from 0 to 1.
+        draft_size: for JPEG, decode at a reduced scale whose sides are at least this many pixels: much faster for
+            photographs when a small picture is all that is needed.
+
+    Raises:
+        ClipDomainError: no picture, a damaged one, or more than `MAX_PIXELS`; names the file.
+    """
+    name = _name(image)
+    try:
+        opened = _open(image)
+        if not isinstance(opened, Image.Image):
+            return opened
+        _check_size(opened, name)
+        if draft_size is not None:
+            opened.draft("RGB", (draft_size, draft_size))
+        opened.load()
+        return _to_rgb(ImageOps.exif_transpose(opened))
+    except ClipDomainError:
+        raise
+    except FileNotFoundError as error:
+        raise ClipDomainError(f"{name}: no such file.") from error
+    except UnidentifiedImageError as error:
+        raise ClipDomainError(f"{name}: not a picture in a format that Pillow reads.") from error
+    except Image.DecompressionBombError as error:
+        raise ClipDomainError(f"{name}: more than {MAX_PIXELS // 1_000_000} megapixels.") from error
+    except (OSError, SyntaxError, ValueError, TypeError, EOFError, KeyError, IndexError) as error:
+        # Pillow's parsers let all of these escape on damaged files.
+        raise ClipDomainError(f"{name}: damaged or truncated picture ({error}).") from error
+
+
+def check_image(image: Any) -> None:
+    """Raise `ClipDomainError` when `decode_image` would; cheap for JPEG, which is decoded at an eighth of its size."""
+    decode_image(image, draft_size=1)
+
+
+def _name(image: Any) -> str:
+    if isinstance(image, dict):
+        image = image.get("path") or image.get("bytes")
+    if isinstance(image, (str, os.PathLike)):
+        return str(image)
+    return f"a picture of {len(image):,} bytes" if isinstance(image, bytes) else f"a {type(image).__name__}"
+
+
+def _open(image: Any) -> Image.Image:
+    if isinstance(image, dict):
+        # Copied rows keep their bytes; a path alone is read when needed.
+        image = image["bytes"] if image.get("bytes") is not None else image.get("path")
+    if isinstance(image, Image.Image):
+        return image
+    if isinstance(image, np.ndarray):
+        return _from_array(image)
+    if isinstance(image, bytes):
+        if len(image) == 0:
+            raise ClipDomainError("an empty picture (0 bytes).")
+        if _is_dicom(image[:132]):
+            return _from_dicom(io.BytesIO(image))
+        return Image.open(io.BytesIO(image))
+    if isinstance(image, (str, os.PathLike)):
+        path = Path(image)
+        with open(path, "rb") as stream:
+            head = stream.read(132)
+        if _is_dicom(head) or path.suffix.lower() in (".dcm", ".dicom"):
+            return _from_dicom(path)
+        return Image.open(path)
+    raise ClipDomainError(f"expected a picture (path, bytes, PIL image or array), found {type(image).__name__}.")
+
+
+def _is_dicom(head: bytes) -> bool:
+    return head[128:132] == b"DICM"
+
+
+def _from_dicom(source: Any) -> Image.Image:
+    from hf_clip_domain.data.dicom import read_dicom
+
+    return Image.fromarray(read_dicom(source))
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.ndim not in (2, 3) or array.size == 0 or (array.ndim == 3 and array.shape[2] not in (3, 4)):
+        raise ClipDomainError(f"an array of shape {array.shape} is no picture: expected (h, w), (h, w, 3) or (h, w, 4).")
+    if array.dtype == np.uint16:
+        array = array // 257
+    elif np.issubdtype(array.dtype, np.floating):
+        if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
+            raise ClipDomainError("an array of floats must hold values from 0 to 1.")
+        array = (array * 255).round()
+    elif array.dtype == bool:
+        array = array * 255
+    elif array.dtype != np.uint8:
+        raise ClipDomainError(f"an array of {array.dtype} is no picture: expected uint8, or floats from 0 to 1.")
+    return Image.fromarray(np.ascontiguousarray(array.astype(np.uint8)))
+
+
+def _check_size(image: Image.Image, name: str) -> None:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise ClipDomainError(
+            f"{name}: {width:,} x {height:,} pixels; more than {MAX_PIXELS // 1_000_000} megapixels is refused."
+        )
+    if width == 0 or height == 0:
+        raise ClipDomainError(f"{name}: {width} x {height} pixels.")
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        return Image.fromarray(_scaled_to_8_bits(np.asarray(image), image.mode)).convert("RGB")
+    if image.mode == "P" and "transparency" in image.info or image.mode == "PA":
+        image = image.convert("RGBA")
+    if image.mode in ("RGBA", "LA", "La", "RGBa"):
+        image = image.convert("RGBA")
+        white = Image.new("RGB", image.size, "white")
+        white.paste(image, mask=image.getchannel("A"))
+        return white
+    return image.convert("RGB")
+
+
+def _scaled_to_8_bits(values: np.ndarray, mode: str) -> np.ndarray:
+    """Sixteen bits by their full range; a file whose values fill only 12 or 14 of them by that many bits."""
+    values = values.astype(np.float64)
+    if mode == "F" and values.max(initial=0) <= 1:
+        full = 1.0
+    else:
+        full = next((2**bits - 1 for bits in (8, 10, 12, 14, 16) if values.max(initial=0) <= 2**bits - 1), values.max())
+    return (values.clip(0) / full * 255).round().astype(np.uint8)
