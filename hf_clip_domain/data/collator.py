@@ -1,0 +1,85 @@
+"""Items to the batch that a CLIP model takes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+
+from hf_clip_domain.errors import ClipDomainError
+
+
+class PairCollator:
+    """Stack pictures and tokenize captions.
+
+    Args:
+        tokenizer: of the model's text tower (CLIP, SigLIP, BERT, ...).
+        max_text_length: longest caption in tokens; longer ones are cut, keeping the end token that CLIP pools at.
+        pad_to_multiple_of: lengths are rounded up to a multiple of this (never above `max_text_length`), so that
+            compiled graphs and MPS see few shapes.
+        padding: "longest" pads to the batch's longest caption: CLIP's text tower is causal and pools at the end
+            token, so the embedding is that of full padding at a fraction of the work. "max_length" pads fully, for
+            towers that were trained so (SigLIP).
+
+    Returns, for n items `{"pixel_values": (3, s, s), "text": str}`:
+        pixel_values: `(n, 3, s, s)` float32.
+        input_ids: `(n, t)` int64.
+        attention_mask: `(n, t)` int64; all ones for a tokenizer that names none among its model's inputs (SigLIP reads
+            its padding).
+        targets: `(n,)` int64, equal for equal captions, which therefore never count as negatives of one another.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        max_text_length: int = 77,
+        pad_to_multiple_of: int = 8,
+        padding: Literal["longest", "max_length"] = "longest",
+    ) -> None:
+        if padding not in ("longest", "max_length"):
+            raise ClipDomainError(f"padding={padding!r}: expected 'longest' or 'max_length'.")
+        if max_text_length < 3 or pad_to_multiple_of < 1:
+            raise ClipDomainError(
+                f"max_text_length={max_text_length}, pad_to_multiple_of={pad_to_multiple_of}: expected at least 3 "
+                "(start, one token, end) and at least 1."
+            )
+        if tokenizer.pad_token_id is None:
+            raise ClipDomainError(
+                "the tokenizer has no padding token; set one, such as tokenizer.pad_token = tokenizer.eos_token."
+            )
+        self.tokenizer = tokenizer
+        self.max_text_length = max_text_length
+        self.pad_to_multiple_of = pad_to_multiple_of
+        self.padding = padding
+        self._masked = "attention_mask" in tokenizer.model_input_names
+
+    def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        texts = [item["text"] for item in items]
+        ids = self.tokenizer(texts, truncation=True, max_length=self.max_text_length, padding=False)["input_ids"]
+        length = self._padded_length(max(map(len, ids)))
+        input_ids = torch.full((len(ids), length), self.tokenizer.pad_token_id, dtype=torch.int64)  # (n, t)
+        attention_mask = torch.full_like(input_ids, 0 if self._masked else 1)
+        for row, sequence in enumerate(ids):
+            input_ids[row, : len(sequence)] = torch.tensor(sequence)
+            attention_mask[row, : len(sequence)] = 1
+        return {
+            "pixel_values": torch.stack([item["pixel_values"] for item in items]),
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "targets": torch.tensor([caption_id(text) for text in texts], dtype=torch.int64),
+        }
+
+    def _padded_length(self, longest: int) -> int:
+        if self.padding == "max_length":
+            return self.max_text_length
+        rounded = -(-longest // self.pad_to_multiple_of) * self.pad_to_multiple_of
+        return min(rounded, self.max_text_length)
+
+
+def caption_id(text: str) -> int:
+    """A signed 64-bit number, the same in every process and run for captions equal up to case and spaces."""
+    words = " ".join(text.casefold().split())
+    return int.from_bytes(hashlib.blake2b(words.encode(), digest_size=8).digest(), signed=True)

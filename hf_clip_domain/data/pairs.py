@@ -1,0 +1,142 @@
+"""Image-text rows as training items; every random choice is a function of seed, epoch and row."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, IterableDataset
+
+from hf_clip_domain.data.text import clean_caption, split_sentences
+from hf_clip_domain.data.transforms import ImageTransform
+from hf_clip_domain.domains import Domain
+from hf_clip_domain.errors import ClipDomainError
+
+Captions = Literal["truncate", "sentence"]
+_SHUFFLE_BUFFER = 1000  # rows of encoded pictures: some hundred megabytes at most
+
+
+class _ItemMaker:
+    """From a canonical row to `{"pixel_values": (3, s, s) float32, "text": str}`.
+
+    In training one of the row's captions is drawn (with `captions="sentence"`, one sentence of it) and the picture is
+    augmented; otherwise the first caption and the evaluation view are taken.
+    """
+
+    def __init__(self, transform: ImageTransform, domain: Domain, train: bool, captions: str) -> None:
+        if captions not in ("truncate", "sentence"):
+            raise ClipDomainError(f"captions={captions!r}: expected 'truncate' or 'sentence'.")
+        self.transform, self.domain, self.train, self.captions = transform, domain, train, captions
+
+    def __call__(self, row: dict[str, Any], draws: list[int]) -> dict[str, Any]:
+        if not self.train:
+            text = clean_caption(row["text"][0], self.domain)
+            return {"pixel_values": self.transform.evaluation(row["image"]), "text": text}
+        rng = np.random.default_rng(draws)
+        text = clean_caption(row["text"][rng.integers(len(row["text"]))], self.domain)
+        if self.captions == "sentence":
+            sentences = split_sentences(text)
+            text = sentences[rng.integers(len(sentences))]
+        return {"pixel_values": self.transform.training(row["image"], rng, caption=text), "text": text}
+
+
+class PairDataset(Dataset):
+    """Rows of a `datasets.Dataset` as items `{"pixel_values": (3, s, s) float32, "text": str}`.
+
+    Args:
+        pairs: canonical rows (`image` `{"bytes", "path"}`, `text` a list of captions).
+        transform: makes pictures tensors.
+        domain: cleans captions.
+        train: draw a caption and a view anew every epoch, or always take the first caption and the whole square.
+        seed: of the draws.
+        captions: "truncate" takes whole captions (the collator cuts long ones), "sentence" one sentence of them.
+
+    The key of an item carries its epoch, see `epoch_key`, so that dataloader workers, which hold a copy of the
+    dataset, need no word of a new epoch.
+
+    Raises:
+        ClipDomainError: a picture cannot be read (names the row).
+    """
+
+    def __init__(
+        self,
+        pairs,
+        transform: ImageTransform,
+        domain: Domain,
+        *,
+        train: bool,
+        seed: int = 0,
+        captions: Captions = "truncate",
+    ) -> None:
+        self.pairs = pairs
+        self.seed = seed
+        self._make = _ItemMaker(transform, domain, train, captions)
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def epoch_key(self, epoch: int, index: int) -> int:
+        """The key of row `index` as it looks in `epoch`; a plain index is its first epoch."""
+        return epoch * len(self) + index
+
+    def __getitem__(self, key: int) -> dict[str, Any]:
+        # An end to the keys would stop `for item in dataset`; so a plain sequence ends where epoch 0 does.
+        epoch, index = divmod(int(key), len(self))
+        try:
+            return self._make(self.pairs[index], [self.seed, epoch, index])
+        except ClipDomainError as error:
+            raise ClipDomainError(f"row {index}: {error}") from error
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self[index] for index in range(len(self)))
+
+
+class PairStream(IterableDataset):
+    """The same items from rows that come one after the other; arguments as for `PairDataset`.
+
+    In training the rows are shuffled within a buffer. A row's draws depend on seed, epoch and its content, so
+    neither the number of workers nor the order changes them.
+
+    Raises:
+        ClipDomainError: a picture cannot be read (names its path or first caption).
+    """
+
+    def __init__(
+        self,
+        pairs,
+        transform: ImageTransform,
+        domain: Domain,
+        *,
+        train: bool,
+        seed: int = 0,
+        captions: Captions = "truncate",
+    ) -> None:
+        self.pairs = pairs.shuffle(seed=seed, buffer_size=_SHUFFLE_BUFFER) if train else pairs
+        self.seed = seed
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # seen by workers that live on
+        self._make = _ItemMaker(transform, domain, train, captions)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Other draws and another order from here on."""
+        self._epoch.fill_(epoch)
+        self.pairs.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for row in self.pairs:
+            try:
+                yield self._make(row, [self.seed, int(self._epoch), _row_number(row)])
+            except ClipDomainError as error:
+                place = row["image"].get("path") or f"the picture of {row['text'][0][:60]!r}"
+                raise ClipDomainError(f"{place}: {error}") from error
+
+
+def _row_number(row: dict[str, Any]) -> int:
+    """A 64-bit number of the row's content."""
+    digest = hashlib.blake2b(digest_size=8)
+    digest.update((row["image"].get("path") or "").encode())
+    digest.update(row["image"].get("bytes") or b"")
+    digest.update("\n".join(row["text"]).encode())
+    return int.from_bytes(digest.digest())
