@@ -11,7 +11,7 @@ import torch
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
 
-VOCABULARY = 4608
+VOCABULARY = 5000
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 # What CLIP's tokenizer splits by, so that merges never cross what it would keep apart.
 _SPLIT = r"""'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""
