@@ -11,10 +11,10 @@ from typing import Any
 from hf_clip_domain.domains import Domain
 
 _SPACES = re.compile(r"\s+")
-_SPACE_BEFORE = re.compile(r"\s+([,.;:!?)\]])(?=\s|[)\]]|$)")
+_SPACE_BEFORE = re.compile(r"\s+([,.;:!?](?=[\s)\]”\"]|$)|[)\]])")
 _SPACE_AFTER_OPENING = re.compile(r"([(\[])\s+")
 _EMPTY_BRACKETS = re.compile(r"\(\s*[,;:.]*\s*\)|\[\s*\]")
-_DOUBLED = re.compile(r"([,;:.])\s*(?:[,;:]+|(?<!\.)\.(?!\.))(?=\s|$)")
+_DOUBLED = re.compile(r"([,;:.])(?:\s+[,;:.])+(?=\s|$)")
 _LEADING = re.compile(r"^[\s,;:.)\]–—-]+(?=\S)")
 _TRAILING = re.compile(r"[\s,;:–—-]+$")
 
@@ -108,9 +108,9 @@ def _tidy(text: str) -> str:
     """Mend the punctuation that a removal leaves behind."""
     text = _EMPTY_BRACKETS.sub("", text)
     text = _SPACES.sub(" ", text)
+    text = _DOUBLED.sub(r"\1", text)
     text = _SPACE_BEFORE.sub(r"\1", text)
     text = _SPACE_AFTER_OPENING.sub(r"\1", text)
-    text = _DOUBLED.sub(r"\1", text)
     while text.endswith((")", "]")) and text.count(")") + text.count("]") > text.count("(") + text.count("["):
         text = text[:-1].rstrip()
     if not text.startswith("("):
