@@ -95,11 +95,11 @@ def _spell_out(text: str, domain: Domain) -> str:
     def expand(match: re.Match[str]) -> str:
         short = match.group()
         words = domain.text.glossary[short]
-        if short in seen or words.lower() in lowered:
-            return short
+        in_brackets = text[: match.start()].endswith("(") and text[match.end() :].startswith(")")
+        # In brackets it stands behind the author's own words for it.
+        known = short in seen or in_brackets or words.lower() in lowered
         seen.add(short)
-        inside_brackets = text[: match.start()].endswith("(") and text[match.end() :].startswith(")")
-        return words if inside_brackets else f"{words} ({short})"
+        return short if known else f"{words} ({short})"
 
     return domain.text.abbreviations.sub(expand, text)
 

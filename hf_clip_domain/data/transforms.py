@@ -14,8 +14,12 @@ from hf_clip_domain.data.images import decode_image
 from hf_clip_domain.domains import Domain
 
 _FILLS = {"white": (255, 255, 255), "black": (0, 0, 0), "grey": (128, 128, 128)}
-# Views show down to half of a picture's side: decode that much larger than needed, and no more.
+# Views show down to two thirds of a picture's side: decode that much larger than needed, and no more.
 _DRAFT = 1.5
+# Scale of the views of a figure in a domain that crops photographs: its axes and panels stay.
+_FIGURE_SCALE = (0.95, 1.2)
+# Colours within such a step count as one when the plain ground of a figure is looked for.
+_COLOUR_STEP = 16
 
 Box = tuple[float, float, float, float]  # left, upper, right, lower in pixels of the picture; may reach outside it
 
@@ -41,17 +45,20 @@ class ImageTransform:
     def evaluation(self, image: Any) -> torch.Tensor:
         """The whole square, nothing drawn by chance."""
         picture = self._decode(image)
-        pixels = self._render(picture, self._middle(picture.size))
+        side = self._square_side(picture.size, self._is_figure(picture))
+        left, upper = (picture.width - side) / 2, (picture.height - side) / 2
+        pixels = self._render(picture, (left, upper, left + side, upper + side))
         return self._normalise(_channels_first(pixels))
 
     def training(self, image: Any, rng: np.random.Generator, caption: str = "") -> torch.Tensor:
         """A random view that leaves `caption` true; the same for the same state of `rng`."""
         picture = self._decode(image)
-        pixels = self._render(picture, self._random_view(picture.size, rng))
+        figure = self._is_figure(picture)
+        pixels = self._render(picture, self._random_view(picture.size, figure, rng))
         channels = _channels_first(pixels)  # (3, size, size) in 0..1
         # Drawn whether used or not, so that a caption's words do not shift the draws that follow.
         mirrored, turns = rng.random() < 0.5, int(rng.integers(4))
-        if mirrored and self.augment.may_mirror(caption):
+        if mirrored and not figure and self.augment.may_mirror(caption):
             channels = channels.flip(-1)
         if turns and self.augment.may_turn(caption):
             channels = torch.rot90(channels, turns, dims=(-2, -1))
@@ -60,23 +67,25 @@ class ImageTransform:
     def _decode(self, image: Any) -> Image.Image:
         return decode_image(image, draft_size=math.ceil(self.size * _DRAFT))
 
-    def _middle(self, size: tuple[int, int]) -> Box:
-        side = self._square_side(size)
-        left, upper = (size[0] - side) / 2, (size[1] - side) / 2
-        return left, upper, left + side, upper + side
+    def _is_figure(self, picture: Image.Image) -> bool:
+        """With `square: auto`, whether the picture stands on plain ground."""
+        return self.image.square == "auto" and _ground(np.array(picture.resize((64, 64))))[1] > 0.6
 
-    def _square_side(self, size: tuple[int, int]) -> int:
-        return max(size) if self.image.square == "pad" else min(size)
+    def _square_side(self, size: tuple[int, int], figure: bool) -> int:
+        return max(size) if figure or self.image.square == "pad" else min(size)
 
-    def _random_view(self, size: tuple[int, int], rng: np.random.Generator) -> Box:
-        area = rng.uniform(*self.augment.crop_scale) * self._square_side(size) ** 2
+    def _random_view(self, size: tuple[int, int], figure: bool, rng: np.random.Generator) -> Box:
+        scale = rng.uniform(*(_FIGURE_SCALE if figure else self.augment.crop_scale))
         stretch = math.exp(rng.uniform(*np.log(self.augment.aspect)))
-        sides = math.sqrt(area * stretch), math.sqrt(area / stretch)
-        if self.image.square == "crop":
-            sides = min(sides[0], size[0]), min(sides[1], size[1])
-        # Along each axis the view lies inside the picture, or where it is longer, the picture inside the view.
+        whole = self._square_side(size, figure)
+        sides = [whole * math.sqrt(scale * stretch), whole * math.sqrt(scale / stretch)]
+        if not figure and self.image.square != "pad":
+            sides = [min(side, length) for side, length in zip(sides, size, strict=True)]
+        # Where the picture is longer than the view, the view lies anywhere inside it; where it is shorter, it lies
+        # within the view, off the middle by half the way at most, since evaluation always centres it.
         left, upper = (
-            rng.uniform(*sorted((0.0, length - side))) for length, side in zip(size, sides, strict=True)
+            (length - side) * (rng.uniform(0, 1) if length > side else rng.uniform(0.25, 0.75))
+            for length, side in zip(size, sides, strict=True)
         )
         return left, upper, left + sides[0], upper + sides[1]
 
@@ -94,7 +103,7 @@ class ImageTransform:
         if pixels.shape[:2] == (self.size, self.size):
             return pixels
         canvas = np.empty((self.size, self.size, 3), dtype=np.uint8)
-        canvas[:] = _border_colour(pixels) if self.image.fill == "edge" else _FILLS[self.image.fill]
+        canvas[:] = self._fill_colour(pixels)
         canvas[rows, columns] = pixels
         return canvas
 
@@ -105,6 +114,13 @@ class ImageTransform:
         begin = min(round((first - start) * scale), self.size - 1)
         end = max(round((last - start) * scale), begin + 1)  # a very thin picture keeps one line
         return slice(begin, end), first, last
+
+    def _fill_colour(self, pixels: np.ndarray) -> np.ndarray | tuple[int, int, int]:
+        if self.image.fill != "edge":
+            return _FILLS[self.image.fill]
+        # Only the edges that the padding will touch; they are the picture's own, not a crop's.
+        sides = (pixels.shape[0] < self.size, pixels.shape[1] < self.size)
+        return _ground(pixels, *sides)[0]
 
     def _enhance(self, pixels: np.ndarray) -> np.ndarray:
         if self.image.grey:
@@ -138,10 +154,21 @@ def _channels_first(pixels: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous().float().div_(255)
 
 
-def _border_colour(pixels: np.ndarray) -> np.ndarray:
-    """Median colour along the border, `(3,)`: of a chart its paper, whatever label touches the edge."""
-    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])  # (2h + 2w, 3)
-    return np.median(border, axis=0).round().astype(np.uint8)
+def _ground(pixels: np.ndarray, rows: bool = True, columns: bool = True) -> tuple[np.ndarray, float]:
+    """The commonest colour `(3,)` uint8 along the horizontal (`rows`) and vertical (`columns`) edges, and its share.
+
+    Of a chart it is the paper, whatever label or frame touches the edge; of a photograph without any common colour,
+    the median.
+    """
+    depth = 1 + min(pixels.shape[:2]) // 32  # deeper than a thin frame
+    strips = [pixels[:depth], pixels[-depth:]] if rows else []
+    strips += [pixels[:, :depth], pixels[:, -depth:]] if columns else []
+    edge = np.concatenate([strip.reshape(-1, 3) for strip in strips])  # (k, 3)
+    bins = (edge // _COLOUR_STEP).astype(np.int32) @ np.array([1, 64, 4096])
+    values, counts = np.unique(bins, return_counts=True)
+    share = float(counts.max() / len(bins))
+    common = edge[bins == values[counts.argmax()]] if share > 0.3 else edge
+    return np.median(common, axis=0).round().astype(np.uint8), share
 
 
 _TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])

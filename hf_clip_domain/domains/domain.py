@@ -54,8 +54,9 @@ class ImagePolicy:
 
     Attributes:
         square: "pad" shows the whole picture with borders, "crop" fills the square and loses the ends of the longer
-            side.
-        fill: colour of the borders: "edge" is the median colour of the picture's own border.
+            side, "auto" pads a figure (a picture on plain ground, such as a chart) and crops a photograph; it also
+            keeps figures, which may hold writing, from being mirrored.
+        fill: colour of the borders: "edge" is the commonest colour along the picture's own edge.
         grey: drop the colour (three equal channels).
         window: two percentiles of brightness stretched to black and white, or none.
         clahe_clip: clip limit of contrast-limited adaptive histogram equalisation, as a multiple of the mean bin
@@ -63,7 +64,7 @@ class ImagePolicy:
         clahe_tiles: tiles along each side for it.
     """
 
-    square: Literal["pad", "crop"] = "pad"
+    square: Literal["pad", "crop", "auto"] = "pad"
     fill: Literal["edge", "white", "black", "grey"] = "edge"
     grey: bool = False
     window: tuple[float, float] | None = None
@@ -76,7 +77,8 @@ class AugmentPolicy:
     """Which changes of a training picture leave its caption true.
 
     Attributes:
-        crop_scale: smallest and largest share of the square's area that a view covers.
+        crop_scale: smallest and largest share of the square's area that a view covers; above 1 shows the picture
+            smaller, with more border, and has no effect where pictures are cropped.
         aspect: narrowest and widest stretch of a view (width over height).
         mirror: "never", "always" (every second view), or "unless_sided": not for a caption with one of `sided_words`.
         quarter_turns: "never", "always" (any of the four), or "unless_placed": not for a caption with one of

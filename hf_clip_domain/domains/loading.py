@@ -165,9 +165,7 @@ def _convert_mapping(value: Any, kind: type, file: Path, path: str) -> Any:
         if key not in hints:
             where = f"{path}.{key}" if path else str(key)
             raise ClipDomainError(f"{file}: unknown key {where!r}{_near(str(key), hints)}; known: {', '.join(hints)}.")
-    settings = {
-        key: _convert(item, hints[key], file, f"{path}.{key}" if path else key) for key, item in value.items()
-    }
+    settings = {key: _convert(item, hints[key], file, f"{path}.{key}" if path else key) for key, item in value.items()}
     if kind is Rewrite and "pattern" not in settings:
         raise ClipDomainError(f"{file}: {path}: `pattern` is missing (a regular expression).")
     if kind is Domain:
@@ -214,8 +212,8 @@ def _check_meaning(domain: Domain, file: Path) -> None:
         refuse("image.clahe_clip", image.clahe_clip, "0 (off) or at least 1")
     if not 1 <= image.clahe_tiles <= 16:
         refuse("image.clahe_tiles", image.clahe_tiles, "1 to 16 tiles a side")
-    if not 0 < augment.crop_scale[0] <= augment.crop_scale[1] <= 1:
-        refuse("augment.crop_scale", augment.crop_scale, "two shares of the area, such as [0.8, 1.0]")
+    if not 0 < augment.crop_scale[0] <= augment.crop_scale[1] <= 2:
+        refuse("augment.crop_scale", augment.crop_scale, "two shares of the area from above 0 to 2, such as [0.8, 1.0]")
     if not 0.5 <= augment.aspect[0] <= augment.aspect[1] <= 2:
         refuse("augment.aspect", augment.aspect, "two ratios from 0.5 to 2, such as [0.9, 1.1]")
     for name, most in (("brightness", 1.0), ("contrast", 1.0), ("saturation", 1.0), ("hue", 0.5)):
