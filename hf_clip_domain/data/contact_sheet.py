@@ -88,10 +88,12 @@ def _card(row: dict[str, Any], domain: Domain, transform: ImageTransform, rng: n
 
 
 def _allowed(domain: Domain, caption: str, row: dict[str, Any]) -> str:
-    mirror = "may be mirrored" if domain.augment.may_mirror(caption) else "not mirrored"
-    turn = "may be turned" if domain.augment.may_turn(caption) else "not turned"
-    others = f"; {len(row['text'])} captions" if len(row["text"]) > 1 else ""
-    return f"{mirror}, {turn}{others}"
+    allowed = [
+        "mirroring" if domain.augment.may_mirror(caption) else "no mirroring",
+        "turns" if domain.augment.may_turn(caption) else "no turns",
+    ]
+    others = f"; one of {len(row['text'])} captions" if len(row["text"]) > 1 else ""
+    return f"this caption allows {', '.join(allowed)}{others}"
 
 
 def _fit(picture: Image.Image, size: int) -> Image.Image:

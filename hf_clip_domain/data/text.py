@@ -14,7 +14,7 @@ _SPACES = re.compile(r"\s+")
 _SPACE_BEFORE = re.compile(r"\s+([,.;:!?](?=[\s)\]”\"]|$)|[)\]])")
 _SPACE_AFTER_OPENING = re.compile(r"([(\[])\s+")
 _EMPTY_BRACKETS = re.compile(r"\(\s*[,;:.]*\s*\)|\[\s*\]")
-_DOUBLED = re.compile(r"([,;:.])(?:\s+[,;:.])+(?=\s|$)")
+_DOUBLED = re.compile(r"([,;:.])(?:\s+[,;:.])+(?=\s|$)|([,;])\2+")
 _LEADING = re.compile(r"^[\s,;:.)\]–—-]+(?=\S)")
 _TRAILING = re.compile(r"[\s,;:–—-]+$")
 
@@ -108,7 +108,7 @@ def _tidy(text: str) -> str:
     """Mend the punctuation that a removal leaves behind."""
     text = _EMPTY_BRACKETS.sub("", text)
     text = _SPACES.sub(" ", text)
-    text = _DOUBLED.sub(r"\1", text)
+    text = _DOUBLED.sub(r"\1\2", text)
     text = _SPACE_BEFORE.sub(r"\1", text)
     text = _SPACE_AFTER_OPENING.sub(r"\1", text)
     while text.endswith((")", "]")) and text.count(")") + text.count("]") > text.count("(") + text.count("["):

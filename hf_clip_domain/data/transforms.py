@@ -160,7 +160,7 @@ def _ground(pixels: np.ndarray, rows: bool = True, columns: bool = True) -> tupl
     Of a chart it is the paper, whatever label or frame touches the edge; of a photograph without any common colour,
     the median.
     """
-    depth = 1 + min(pixels.shape[:2]) // 32  # deeper than a thin frame
+    depth = 2 + min(pixels.shape[:2]) // 32  # deeper than a thin frame, blurred by the resize
     strips = [pixels[:depth], pixels[-depth:]] if rows else []
     strips += [pixels[:, :depth], pixels[:, -depth:]] if columns else []
     edge = np.concatenate([strip.reshape(-1, 3) for strip in strips])  # (k, 3)

@@ -108,8 +108,8 @@ class Axes:
             px, py = self.place(x, y)
             canvas.line([(px, self.bottom), (px, self.bottom + 0.015)], dark, 1)
             canvas.line([(self.left - 0.01, py), (self.left, py)], dark, 1)
-            canvas.text(px, self.bottom + 0.05, f"{x:.3g}", 8)
-            canvas.text(self.left - 0.015, py, f"{y:.3g}", 8, anchor="rm")
+            canvas.text(px, self.bottom + 0.05, _number(x), 8)
+            canvas.text(self.left - 0.015, py, _number(y), 8, anchor="rm")
         canvas.text((self.left + self.right) / 2, 0.95, xlabel, 10)
         canvas.text(0.02, 0.035, ylabel, 10, anchor="lm")
 
@@ -170,3 +170,7 @@ def one_of(rng: np.random.Generator, options):
 def size_of(rng: np.random.Generator) -> tuple[int, int]:
     """A picture's width and height."""
     return one_of(rng, [(224, 168), (224, 192), (208, 208), (240, 160), (192, 192)])
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"

@@ -1,0 +1,73 @@
+"""`hf-clip-domain evaluate MODEL`: retrieval scores of any CLIP checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from datasets import DatasetDict
+
+from hf_clip_domain.data.loading import load_pairs
+from hf_clip_domain.data.samples import load_samples
+from hf_clip_domain.domains import load_domain
+from hf_clip_domain.errors import ClipDomainError
+from hf_clip_domain.evaluation import EvaluationReport, RetrievalEvaluator
+from hf_clip_domain.models.loading import load_model
+
+
+def add_parser(commands) -> None:
+    """Add `evaluate` to the commands."""
+    parser = commands.add_parser(
+        "evaluate",
+        help="Score any CLIP checkpoint on a dataset.",
+        description="Image-text retrieval of a checkpoint, or of two side by side.",
+    )
+    parser.add_argument("model", metavar="MODEL", help="Hub id, local folder, or 'starter'.")
+    parser.add_argument("--before", metavar="MODEL", help="A second checkpoint, shown as the column before.")
+    parser.add_argument("--domain", default="general", help="A domain's name or YAML file. Default: general.")
+    parser.add_argument("--dataset", help="As for train. Default: the domain's embedded synthetic samples.")
+    parser.add_argument("--image_column", help="Column of the picture, when not found by name.")
+    parser.add_argument("--text_column", help="Column of the caption(s), when not found by name.")
+    parser.add_argument("--split", default="test", help="Which split to score. Default: test.")
+    parser.add_argument("--batch_size", type=int, default=64, help="Pictures or texts embedded at once. Default: 64.")
+    parser.add_argument("--output", help="JSON file for the scores.")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Score, print the table, write the JSON; returns the exit status.
+
+    Raises:
+        ClipDomainError: a model or dataset that cannot be read, or a split that is not there.
+    """
+    domain = load_domain(args.domain)
+    if args.dataset is None:
+        print(f"No --dataset: scoring on the embedded {domain.name} samples, which are synthetic.")
+        splits: DatasetDict = load_samples(domain.name)
+    else:
+        splits = load_pairs(args.dataset, image_column=args.image_column, text_column=args.text_column)
+    if args.split not in splits:
+        raise ClipDomainError(f"--split {args.split}: there is none; found {', '.join(splits)}.")
+    scores = {}
+    for role, name in (("before", args.before), ("after", args.model)):
+        if name is not None:
+            model, processor = load_model(name)
+            model.to("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+            evaluator = RetrievalEvaluator(
+                splits[args.split], processor, domain=domain, batch_size=args.batch_size
+            )
+            scores[role] = evaluator(model)
+    report = EvaluationReport(
+        before=scores.get("before", {}),
+        after=scores["after"],
+        dataset=args.dataset or f"embedded {domain.name} samples (synthetic)",
+        domain=domain.name,
+        model=args.model,
+        base_model=args.before or "",
+    )
+    print(report.table())
+    if args.output:
+        Path(args.output).parent.mkdir(parents=True, exist_ok=True)
+        report.save(args.output)
+    return 0

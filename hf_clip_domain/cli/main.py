@@ -1,0 +1,48 @@
+"""`hf-clip-domain`: finds the command and hands it its arguments. Commands are imported only when used."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from hf_clip_domain import __version__
+from hf_clip_domain.cli.errors import run_cleanly
+
+EXIT_CODES = "exit status: 0 done, 1 failed with one line on standard error, 2 wrong usage"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point of the console script; returns the exit status."""
+    return run_cleanly(_dispatch, sys.argv[1:] if argv is None else argv)
+
+
+def _dispatch(argv: list[str]) -> int:
+    if argv[:1] == ["train"]:  # its hundred options come from dataclasses, read by Hugging Face's own parser
+        from hf_clip_domain.cli.train import run
+
+        return run(argv[1:])
+    parser = argparse.ArgumentParser(
+        prog="hf-clip-domain", description="Adapt CLIP to a domain, and prove what improved.", epilog=EXIT_CODES
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add_parser("train", help="Adapt a model: score, train, score again, save.", add_help=False)
+    command = argv[0] if argv else ""
+    if command == "data":
+        from hf_clip_domain.cli.data import add_parser
+
+        add_parser(commands)
+    else:
+        commands.add_parser("data", help="Look at data as the model will.")
+    if command == "evaluate":
+        from hf_clip_domain.cli.evaluate import add_parser
+
+        add_parser(commands)
+    else:
+        commands.add_parser("evaluate", help="Score any CLIP checkpoint on a dataset.")
+    arguments = parser.parse_args(argv)
+    return arguments.run(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""Rows that cannot be used are set aside with their reason; too many of them stop the run."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+from transformers.utils import logging
+
+from hf_clip_domain.errors import ClipDomainError
+
+logger = logging.get_logger(__name__)
+
+# A stream cannot know its total: a share is only telling after so many rows.
+MIN_ROWS_OF_STREAM = 200
+
+
+class Quarantine:
+    """Collects bad rows in a JSONL file of `row`, `file` and `reason`, written as they are found.
+
+    Args:
+        source: for messages.
+        file: where to write; `None` only counts. An earlier file of that name is replaced.
+        max_fraction: largest share of bad rows that is tolerated.
+    """
+
+    def __init__(self, source: str, file: Path | None, max_fraction: float):
+        self.source, self.file, self.max_fraction = source, file, max_fraction
+        self.examples: dict[str, str] = {}
+        self.reasons: Counter[str] = Counter()
+        if file is not None:
+            file.unlink(missing_ok=True)
+
+    @property
+    def count(self) -> int:
+        return sum(self.reasons.values())
+
+    def add(self, row: int, file: str | None, reason: str) -> None:
+        """Set one row aside."""
+        if self.file is not None:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.file, "a", encoding="utf-8") as stream:
+                stream.write(json.dumps({"row": row, "file": file, "reason": reason}, ensure_ascii=False) + "\n")
+        # Messages name their file; without it the same reasons can be counted together.
+        kind = reason.removeprefix(f"{file}: ") if file else reason
+        self.reasons[kind] += 1
+        self.examples.setdefault(kind, f"row {row}" + (f" ({file})" if file else ""))
+
+    def check(self, total: int, *, final: bool = True) -> None:
+        """Stop when too large a share of the rows seen so far is bad.
+
+        Raises:
+            ClipDomainError: sums up the reasons with an example each.
+        """
+        if not final and total < MIN_ROWS_OF_STREAM:
+            return
+        if total and self.count > self.max_fraction * total:
+            raise ClipDomainError(f"{self.source}: {self.summary(total)}. More than --max_bad_fraction "
+                                  f"{self.max_fraction:g}: mend the data, or allow more.")  # fmt: skip
+        if final and self.count:
+            logger.warning(f"{self.source}: {self.summary(total)}; the others are used.")
+
+    def summary(self, total: int) -> str:
+        listed = "; ".join(
+            f"{number} x {reason}, first {self.examples[reason]}" for reason, number in self.reasons.most_common(5)
+        )
+        where = f", all listed in {self.file}" if self.file is not None else ""
+        return f"{self.count:,} of {total:,} rows cannot be used ({listed}{where})"

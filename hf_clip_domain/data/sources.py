@@ -1,0 +1,273 @@
+"""Where rows come from: recognises a source by what it is, and reads it without touching the pictures."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import glob
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import datasets
+from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict, load_dataset, load_from_disk
+from datasets.exceptions import DatasetNotFoundError
+from transformers.utils import logging
+
+from hf_clip_domain.errors import ClipDomainError
+
+logger = logging.get_logger(__name__)
+
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".dcm")
+_TABLES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson")
+_METADATA = ("metadata.jsonl", "metadata.csv", "captions.txt", "metadata.parquet")
+SPLIT = "__split__"
+BAD = "__bad__"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Rows as they stand in the source.
+
+    Attributes:
+        name: as the user wrote it.
+        base: folder against which relative picture paths are read.
+        rows: dictionaries, for tables and folders; a row that could not be parsed is `{BAD: reason}`.
+        tables: splits of `datasets`, for Parquet, WebDataset and the Hub; pictures are not decoded.
+    """
+
+    name: str
+    base: Path
+    rows: Iterable[dict[str, Any]] | None = None
+    tables: dict[str, Dataset | IterableDataset] = field(default_factory=dict)
+
+
+def open_source(source: str, *, streaming: bool = False, revision: str | None = None) -> Source:
+    """Recognise and open a dataset.
+
+    Raises:
+        ClipDomainError: nothing there, an unknown format, an empty file, or an unreachable Hub id.
+    """
+    path = Path(source).expanduser()
+    if any(sign in source for sign in "*?{"):
+        return _shards(source, source, streaming)
+    if path.is_dir():
+        return _folder(source, path, streaming)
+    if path.is_file():
+        if path.suffix.lower() == ".tar":
+            return _shards(source, str(path), streaming)
+        if path.suffix.lower() == ".parquet":
+            return Source(source, path.parent, tables=_load(source, "parquet", str(path), streaming))
+        return Source(source, path.parent, rows=_Rows(path))
+    if source.startswith((".", "/", "~")) or source.count("/") > 1 or path.suffix.lower() in (*_TABLES, ".parquet"):
+        there = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
+        near = difflib.get_close_matches(path.name, there, n=1)
+        hint = f" Did you mean {path.parent / near[0]}?" if near else ""
+        raise ClipDomainError(f"--dataset {source}: no such file or folder.{hint}")
+    return Source(source, Path("."), tables=_from_hub(source, streaming, revision))
+
+
+class _Rows:
+    """The rows of a table file, read anew at every iteration."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        if path.suffix.lower() not in (*_TABLES, ".txt"):
+            known = ", ".join((*_TABLES, ".parquet", ".tar"))
+            raise ClipDomainError(f"{path}: unknown format {path.suffix!r}; expected one of {known}, or a folder.")
+        if path.stat().st_size == 0:
+            raise ClipDomainError(f"{path} is empty.")
+        self.encoding = _encoding(path)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        suffix = self.path.suffix.lower()
+        with open(self.path, encoding=self.encoding, newline="" if suffix in (".csv", ".tsv") else None) as stream:
+            if self.path.name == "captions.txt":
+                yield from _captions(stream)
+            elif suffix in (".csv", ".tsv"):
+                yield from _csv(stream, "\t" if suffix == ".tsv" else None)
+            elif suffix == ".json":
+                yield from _json(stream, self.path)
+            else:
+                yield from _json_lines(stream)
+
+
+def _encoding(path: Path) -> str:
+    """UTF-8 (with or without a byte order mark) if the whole file is; otherwise what Windows and Excel write."""
+    for encoding in ("utf-8-sig", "cp1252", "latin-1"):
+        try:
+            with open(path, encoding=encoding) as stream:
+                while stream.read(1 << 20):
+                    pass
+        except UnicodeDecodeError:
+            continue
+        if encoding != "utf-8-sig":
+            logger.warning(f"{path} is not UTF-8; it is read as {encoding}.")
+        return encoding
+    raise AssertionError("latin-1 decodes every byte")
+
+
+def _csv(stream, delimiter: str | None) -> Iterator[dict[str, Any]]:
+    csv.field_size_limit(2**31 - 1)
+    if delimiter is None:
+        head = stream.readline()
+        stream.seek(0)
+        delimiter = max(",;\t", key=head.count)
+    reader = csv.DictReader(stream, delimiter=delimiter)
+    try:
+        for row in reader:
+            if None in row:
+                yield {BAD: f"{len(row[None])} more cells than columns"}
+            else:
+                yield row
+    except csv.Error as error:
+        yield {BAD: f"not valid CSV from line {reader.line_num} on ({error})"}
+
+
+def _json(stream, path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        content = json.load(stream)
+    except ValueError as error:
+        raise ClipDomainError(f"{path} is not valid JSON: {error}.") from error
+    rows = content.get("data") if isinstance(content, dict) else content
+    if not isinstance(rows, list):
+        raise ClipDomainError(f"{path}: expected a list of rows, or an object with the list under `data`.")
+    for row in rows:
+        yield row if isinstance(row, dict) else {BAD: f"a row is a {type(row).__name__}, expected an object"}
+
+
+def _json_lines(stream) -> Iterator[dict[str, Any]]:
+    for line in stream:
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            row = {BAD: f"not valid JSON ({error})"}
+        yield row if isinstance(row, dict) else {BAD: f"a row is a {type(row).__name__}, expected an object"}
+
+
+def _captions(stream) -> Iterator[dict[str, Any]]:
+    """`picture<TAB>caption` lines; lines of one picture are its captions."""
+    captions: dict[str, list[str]] = {}
+    for line in stream:
+        if line.strip():
+            name, _, caption = line.rstrip("\n").partition("\t")
+            captions.setdefault(name, []).append(caption)
+    for name, texts in captions.items():
+        yield {"image": name, "text": texts}
+
+
+def _folder(source: str, path: Path, streaming: bool) -> Source:
+    if (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists():
+        loaded = load_from_disk(str(path))
+        return Source(source, path, tables=dict(loaded) if isinstance(loaded, DatasetDict) else {"": loaded})
+    places = [("", path)] + [(child.name, child) for child in sorted(path.iterdir()) if child.is_dir()]
+    rows: list[Iterable[dict[str, Any]]] = []
+    for split, place in places:
+        metadata = next((place / name for name in _METADATA if (place / name).is_file()), None)
+        if metadata is not None and metadata.suffix != ".parquet":
+            rows.append(_placed(_Rows(metadata), "" if split == "images" else split, place.relative_to(path)))
+    if rows:
+        return Source(source, path, rows=_Chain(rows))
+    if any(path.glob("*.tar")):
+        return _shards(source, str(path / "*.tar"), streaming)
+    if any(path.rglob("*.parquet")):
+        return Source(source, path, tables=_load(source, "parquet", str(path / "**/*.parquet"), streaming))
+    if any(picture.with_suffix(".txt").is_file() for picture in _pictures(path)):
+        return Source(source, path, rows=_SideBySide(path))
+    raise ClipDomainError(
+        f"--dataset {source}: the folder holds none of {', '.join(_METADATA)}, *.tar, *.parquet, or pictures with a "
+        ".txt of the same name beside them."
+    )
+
+
+def _pictures(path: Path) -> Iterator[Path]:
+    return (file for file in sorted(path.rglob("*")) if file.suffix.lower() in PICTURES)
+
+
+class _SideBySide:
+    """Pictures with a `.txt` of the same name: one caption a line."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for picture in _pictures(self.path):
+            caption = picture.with_suffix(".txt")
+            text = caption.read_text(encoding=_encoding(caption)).splitlines() if caption.is_file() else None
+            row = {"image": str(picture.relative_to(self.path)), "text": text}
+            top = picture.relative_to(self.path).parts[0]
+            yield {**row, SPLIT: top} if top in ("train", "validation", "val", "valid", "dev", "test") else row
+
+
+@dataclass(frozen=True)
+class _placed:
+    """Rows of a sub-folder: paths are relative to it, and its name is their split if it is one."""
+
+    rows: _Rows
+    split: str
+    place: Path
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for row in self.rows:
+            yield {**row, SPLIT: self.split, "__place__": str(self.place)} if self.split else row
+
+
+@dataclass(frozen=True)
+class _Chain:
+    parts: list[Iterable[dict[str, Any]]]
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for part in self.parts:
+            yield from part
+
+
+def _shards(source: str, pattern: str, streaming: bool) -> Source:
+    files = [file for one in _expanded(pattern) for file in sorted(glob.glob(one))]
+    if not files:
+        raise ClipDomainError(f"--dataset {source}: no file matches.")
+    kind = "parquet" if files[0].endswith(".parquet") else "webdataset"
+    return Source(source, Path(files[0]).parent, tables=_load(source, kind, files, streaming))
+
+
+def _expanded(pattern: str) -> list[str]:
+    """`{000..012}` and `{a,b}` as a shell expands them."""
+    start, end = pattern.find("{"), pattern.find("}")
+    if start < 0 or end < start:
+        return [pattern]
+    inside, before, after = pattern[start + 1 : end], pattern[:start], pattern[end + 1 :]
+    first, dots, last = inside.partition("..")
+    if dots and first.isdigit() and last.isdigit():
+        choices = [f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)]
+    else:
+        choices = inside.split(",")
+    return [whole for choice in choices for whole in _expanded(before + choice + after)]
+
+
+def _load(source: str, kind: str, files: str | list[str], streaming: bool) -> dict[str, Dataset | IterableDataset]:
+    try:
+        loaded = load_dataset(kind, data_files=files, split="train", streaming=streaming)
+    except Exception as error:  # the builders raise a dozen types for a damaged file
+        reason = " ".join(str(error.__cause__ or error).split())
+        raise ClipDomainError(f"--dataset {source} could not be read as {kind}: {reason}") from error
+    return {"": loaded}
+
+
+def _from_hub(source: str, streaming: bool, revision: str | None) -> dict[str, Dataset | IterableDataset]:
+    local = (
+        f"To use a local copy: `hf download {source} --repo-type dataset --local-dir FOLDER` where there is a network, "
+        "then --dataset FOLDER."
+    )
+    try:
+        loaded = load_dataset(source, revision=revision, streaming=streaming)
+    except DatasetNotFoundError as error:
+        raise ClipDomainError(
+            f"--dataset {source}: neither a local file or folder nor a dataset on the Hub that you may read. {local}"
+        ) from error
+    except (ConnectionError, OSError, datasets.exceptions.DatasetsError, ValueError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ClipDomainError(f"--dataset {source} could not be reached on the Hub ({first}). {local}") from error
+    return dict(loaded) if isinstance(loaded, (DatasetDict, IterableDatasetDict)) else {"": loaded}

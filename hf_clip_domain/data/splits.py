@@ -1,0 +1,110 @@
+"""Train, validation and test, without a group or an identical picture on two sides."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from transformers.utils import logging
+
+from hf_clip_domain.errors import ClipDomainError
+
+logger = logging.get_logger(__name__)
+
+
+def assign_splits(
+    given: Sequence[str | None],
+    keys: Sequence[Sequence[str]],
+    *,
+    validation_fraction: float,
+    test_fraction: float,
+    seed: int,
+) -> list[str | None]:
+    """The split of every row; `None` where a row has to be left out.
+
+    Rows that share a key (the group, the hash of the picture) form one cluster and stay together. Without any given
+    split, clusters are dealt out by a hash of seed and key, so that adding rows moves none of the others. Given splits
+    are kept; where validation is missing, it is carved out of training. A training (or validation) row whose cluster
+    also reaches into the test (or validation) split is left out, and counted in a warning.
+
+    Args:
+        given: the source's own split of each row, or `None`.
+        keys: what must not straddle two splits, one or several a row.
+    """
+    clusters = _clusters(keys)
+    if not any(given):
+        shares = {"test": test_fraction, "validation": validation_fraction}
+        return _dealt(clusters, ["train"] * len(given), shares, seed)
+    chosen: list[str | None] = [split or "train" for split in given]
+    rank = {"test": 2, "validation": 1, "train": 0}
+    highest: dict[str, int] = {}
+    for cluster, split in zip(clusters, chosen, strict=True):
+        highest[cluster] = max(highest.get(cluster, 0), rank[split])
+    leaking = [row for row, cluster in enumerate(clusters) if rank[chosen[row]] < highest[cluster]]
+    for row in leaking:
+        chosen[row] = None
+    if leaking:
+        logger.warning(f"{len(leaking):,} rows share a picture or a group with a held-out split and are left out.")
+    if "validation" not in chosen and validation_fraction > 0:
+        chosen = _dealt(clusters, chosen, {"validation": validation_fraction}, seed)
+    return chosen
+
+
+def _dealt(
+    clusters: Sequence[str], splits: list[str | None], shares: dict[str, float], seed: int
+) -> list[str | None]:
+    """Move whole clusters of training rows to other splits until these have their share."""
+    rows: dict[str, list[int]] = {}
+    for row, (cluster, split) in enumerate(zip(clusters, splits, strict=True)):
+        if split == "train":
+            rows.setdefault(cluster, []).append(row)
+    total = sum(map(len, rows.values()))
+    place = {cluster: _share(f"{seed}:{cluster}") for cluster in rows}
+    result, low = list(splits), 0.0
+    for name, share in shares.items():
+        if share <= 0:
+            continue
+        chosen = [cluster for cluster in rows if low <= place[cluster] < low + share]
+        if not chosen and len(rows) > len(shares):
+            # A handful of clusters can miss an interval: the nearest one stands in, so that no split is empty.
+            free = [cluster for cluster in rows if result[rows[cluster][0]] == "train"]
+            chosen = [min(free, key=lambda cluster, edge=low: abs(place[cluster] - edge))]
+        if total and sum(len(rows[cluster]) for cluster in chosen) == total:
+            raise ClipDomainError(
+                f"all {total:,} rows belong to one group or picture: nothing would be left to train on. Give a split "
+                "column, or another --group_column."
+            )
+        for cluster in chosen:
+            for row in rows[cluster]:
+                result[row] = name
+        low += share
+    return result
+
+
+def _clusters(keys: Sequence[Sequence[str]]) -> list[str]:
+    """The smallest key that rows connected by shared keys have in common (union-find)."""
+    parent: dict[str, str] = {}
+
+    def root(key: str) -> str:
+        while parent.setdefault(key, key) != key:
+            parent[key] = parent[parent[key]]
+            key = parent[key]
+        return key
+
+    for row in keys:
+        for key in row:
+            first, second = root(row[0]), root(key)
+            if first != second:
+                parent[max(first, second)] = min(first, second)
+    return [root(row[0]) for row in keys]
+
+
+def _share(text: str) -> float:
+    """A number from 0 to below 1 that depends on the text alone."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) / 2**64
+
+
+def split_of(key: str, *, validation_fraction: float, test_fraction: float, seed: int) -> str:
+    """The split of a row of a stream, by its key alone: the same intervals of the same hash."""
+    place = _share(f"{seed}:{key}")
+    return "test" if place < test_fraction else "validation" if place < test_fraction + validation_fraction else "train"

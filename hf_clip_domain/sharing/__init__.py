@@ -1,0 +1,1 @@
+"""Sharing: what others need to know and load a model."""

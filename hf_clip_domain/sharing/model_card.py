@@ -1,0 +1,175 @@
+"""The model card: `README.md` with metadata the Hub understands, written from the run's own figures."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import EvalResult, ModelCardData
+
+from hf_clip_domain.domains import Domain
+from hf_clip_domain.evaluation import EvaluationReport
+from hf_clip_domain.sharing.environment import git_commit, hardware, versions
+
+STARTER = "starter"
+_PICTURES = {
+    "recall.png": "Recall before and after",
+    "training_curve.png": "Training curve",
+    "retrieval_sample.png": "What test captions find; the right picture is framed",
+}
+
+
+def write_model_card(
+    folder: str | Path,
+    *,
+    report: EvaluationReport,
+    domain: Domain,
+    base_model: str,
+    dataset_name: str | None,
+    training_arguments: dict[str, Any],
+    licence: str | None = None,
+    notes: Sequence[str] = (),
+) -> Path:
+    """Write `README.md` into the model's folder.
+
+    Args:
+        report: scores before and after.
+        base_model: Hub id, path or `"starter"`.
+        dataset_name: Hub id or path, or `None` for the embedded synthetic samples. A path of this machine means
+            nothing to others: the card says "a local dataset".
+        training_arguments: what differs from the defaults.
+        licence: SPDX identifier as the Hub spells it; by default the starter's own Apache-2.0, otherwise `other`
+            with a note, since only the user knows what base model and data allow.
+        notes: further paragraphs.
+
+    Returns:
+        The path of the card.
+    """
+    folder = Path(folder)
+    on_hub = dataset_name is not None and _is_hub_id(dataset_name)
+    data = ModelCardData(
+        language="en",
+        license=licence or ("apache-2.0" if base_model == STARTER else "other"),
+        license_name=None if licence or base_model == STARTER else "see-base-model-and-data",
+        library_name="transformers",
+        pipeline_tag="zero-shot-image-classification",
+        tags=["clip", "hf-clip-domain", "image-text-retrieval", "domain-adaptation", domain.name],
+        base_model=base_model if _is_hub_id(base_model) else None,
+        datasets=[dataset_name] if on_hub else None,
+        model_name=folder.resolve().name,
+        eval_results=_eval_results(report, domain, dataset_name if on_hub else None),
+    )
+    sections = [
+        _introduction(domain, base_model, dataset_name, on_hub),
+        "## Results\n\n" + report.markdown().strip(),
+        *(f"![{title}]({name})" for name, title in _PICTURES.items() if (folder / name).exists()),
+        _usage(domain),
+        _preprocessing(domain),
+        _limits(domain, base_model, dataset_name),
+        *notes,
+        "## Training\n\nSettings that differ from the defaults; `run.yaml` holds them for `--config`.\n\n```yaml\n"
+        + yaml.safe_dump(_shareable(training_arguments), sort_keys=True).strip()
+        + "\n```",
+        "## Environment\n\n" + _list({**versions(), **({"commit": git_commit()} if git_commit() else {}), **hardware()}),
+    ]
+    path = folder / "README.md"
+    path.write_text(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n", encoding="utf-8")
+    return path
+
+
+def _eval_results(report: EvaluationReport, domain: Domain, hub_dataset: str | None) -> list[EvalResult]:
+    return [
+        EvalResult(
+            task_type="image-text-retrieval",
+            task_name="Image-text retrieval",
+            dataset_type=hub_dataset or f"{domain.name}-local",
+            dataset_name=hub_dataset or f"{domain.title or domain.name} test split",
+            metric_type=kind,
+            metric_name=name,
+            metric_value=value,
+        )
+        for kind, name, value in report.model_index_metrics()
+    ]
+
+
+def _introduction(domain: Domain, base_model: str, dataset: str | None, on_hub: bool) -> str:
+    base = "the starter model of hf-clip-domain (small; made for trying things out)" if base_model == STARTER else (
+        f"`{base_model}`" if _is_hub_id(base_model) else "a local model"
+    )
+    if dataset is None:
+        data = f"the embedded {domain.name} samples, which are **synthetic** (drawn by a program)"
+    else:
+        data = f"`{dataset}`" if on_hub else "a local dataset"
+    return (
+        f"# CLIP for the {domain.title or domain.name} domain\n\nA dual encoder of pictures and texts: {base}, adapted to "
+        f"{data} with a contrastive loss. {domain.description}"
+    ).strip()
+
+
+def _usage(domain: Domain) -> str:
+    return f"""## Use
+
+```python
+from PIL import Image
+from transformers import CLIPModel, CLIPProcessor
+
+model = CLIPModel.from_pretrained("FOLDER_OR_HUB_ID")
+processor = CLIPProcessor.from_pretrained("FOLDER_OR_HUB_ID")
+texts = ["{(domain.prompts[0]).format("one thing")}", "{(domain.prompts[0]).format("another")}"]
+inputs = processor(text=texts, images=Image.open("picture.jpg").convert("RGB"), return_tensors="pt", padding=True)
+probabilities = model(**inputs).logits_per_image.softmax(dim=1)
+```
+
+With the domain's own treatment of pictures and texts, as in training and in the table above:
+
+```python
+from hf_clip_domain import ClipEmbedder
+
+embedder = ClipEmbedder.from_pretrained("FOLDER_OR_HUB_ID")
+scores = embedder.similarity(["picture.jpg"], texts)
+```"""
+
+
+def _preprocessing(domain: Domain) -> str:
+    reason = domain.reasons.get("image.square", "")
+    if domain.image.square == "pad":
+        square = "fitted whole into a square with padding; plain `CLIPProcessor` crops the ends of the longer side instead"
+    else:
+        square = "cropped to the central square, as plain `CLIPProcessor` does"
+    return f"## Pictures and texts\n\nPictures are {square}. {reason} All settings and reasons: `domain.yaml`.".strip()
+
+
+def _limits(domain: Domain, base_model: str, dataset: str | None) -> str:
+    lines = [
+        "The scores hold for data like the test split; other data needs its own evaluation.",
+        "What the base model knew outside the domain may have been lost in part.",
+    ]
+    if dataset is None:
+        lines.append("Trained on synthetic drawings: it shows that the path works and is of no use on real pictures.")
+    if base_model == STARTER:
+        lines.append("The starter is a small model; a ViT-B/32 base is far better on every real task.")
+    if domain.name == "medical":
+        lines.append("Not a medical device, and not to be used for diagnosis.")
+    return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)
+
+
+def _is_hub_id(name: str) -> bool:
+    return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", name)) and not name.startswith(".") and not Path(name).exists()
+
+
+def _shareable(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Without this machine's paths and without secrets."""
+    private = {"output_dir", "logging_dir", "hub_token", "push_to_hub_token", "run_name", "resume_from_checkpoint"}
+    shared = {key: value for key, value in arguments.items() if key not in private}
+    for key in ("dataset", "model_name_or_path", "domain"):
+        value = shared.get(key)
+        if isinstance(value, str) and ("/" in value or "\\" in value) and not _is_hub_id(value):
+            shared[key] = f"(local) {Path(value).name}"
+    return shared
+
+
+def _list(values: dict[str, Any]) -> str:
+    return "\n".join(f"- {name}: {value}" for name, value in values.items())
