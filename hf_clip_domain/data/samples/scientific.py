@@ -338,7 +338,7 @@ def orbits(rng) -> Drawing:
         canvas.disc(0.5 + radius * np.cos(angle), 0.5 + radius * np.sin(angle), size, COLOURS[inks[index]])
         words.append(f"{inks[index]} at {np.degrees(angle):.0f} degrees")
     captions = [
-        f"Diagram of a planetary system: {planets} planets on circular orbits around {"an" if star == "orange" else "a"} {star} star, from the inside "
+        f"Diagram of a planetary system: {planets} planets on circular orbits around {'an' if star == 'orange' else 'a'} {star} star, from the inside "
         f"{', '.join(words)}.",
     ]
     return Drawing(canvas.done(), captions, "orbits", {"planets": planets})
