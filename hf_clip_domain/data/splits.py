@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 
 from transformers.utils import logging
@@ -53,32 +54,27 @@ def assign_splits(
 def _dealt(
     clusters: Sequence[str], splits: list[str | None], shares: dict[str, float], seed: int
 ) -> list[str | None]:
-    """Move whole clusters of training rows to other splits until these have their share."""
-    rows: dict[str, list[int]] = {}
-    for row, (cluster, split) in enumerate(zip(clusters, splits, strict=True)):
-        if split == "train":
-            rows.setdefault(cluster, []).append(row)
-    total = sum(map(len, rows.values()))
-    place = {cluster: _share(f"{seed}:{cluster}") for cluster in rows}
-    result, low = list(splits), 0.0
+    """Move whole clusters of training rows to other splits, each by the interval its hash falls into."""
+    movable = [cluster for cluster, split in zip(clusters, splits, strict=True) if split == "train"]
+    place = {cluster: _share(f"{seed}:{cluster}") for cluster in movable}
+    home, low = dict.fromkeys(place, "train"), 0.0
     for name, share in shares.items():
-        if share <= 0:
-            continue
-        chosen = [cluster for cluster in rows if low <= place[cluster] < low + share]
-        if not chosen and len(rows) > len(shares):
-            # A handful of clusters can miss an interval: the nearest one stands in, so that no split is empty.
-            free = [cluster for cluster in rows if result[rows[cluster][0]] == "train"]
-            chosen = [min(free, key=lambda cluster, edge=low: abs(place[cluster] - edge))]
-        if total and sum(len(rows[cluster]) for cluster in chosen) == total:
-            raise ClipDomainError(
-                f"all {total:,} rows belong to one group or picture: nothing would be left to train on. Give a split "
-                "column, or another --group_column."
-            )
-        for cluster in chosen:
-            for row in rows[cluster]:
-                result[row] = name
+        home |= {cluster: name for cluster in place if low <= place[cluster] < low + share}
         low += share
-    return result
+    # A handful of clusters can miss an interval: then the fullest split gives up its first cluster.
+    for name in ("train", *(name for name, share in shares.items() if share > 0)):
+        sizes = Counter(home.values())
+        fullest = max(sizes, key=lambda split: sizes[split], default=name)
+        if name not in sizes and sizes[fullest] > 1:
+            home[min((cluster for cluster in home if home[cluster] == fullest), key=place.__getitem__)] = name
+    if home and "train" not in home.values():
+        raise ClipDomainError(
+            f"all {len(movable):,} rows belong to one group or picture: nothing would be left to train on. Give a split "
+            "column, or another --group_column."
+        )
+    return [
+        home[cluster] if split == "train" else split for cluster, split in zip(clusters, splits, strict=True)
+    ]
 
 
 def _clusters(keys: Sequence[Sequence[str]]) -> list[str]:
