@@ -56,14 +56,17 @@ class DataArguments:
         default=None, metadata={"help": "Branch, tag or commit of the dataset on the Hub."}
     )
     image_column: str | None = field(default=None, metadata={"help": "Column of the picture, when not found by name."})
-    text_column: str | None = field(default=None, metadata={"help": "Column of the caption(s), when not found by name."})
+    text_column: str | None = field(
+        default=None, metadata={"help": "Column of the caption(s), when not found by name."}
+    )
     label_column: str | None = field(default=None, metadata={"help": "Column of the class label, if any."})
     group_column: str | None = field(
         default=None, metadata={"help": "Column whose equal values (patient, document) never straddle two splits."}
     )
     streaming: bool = field(default=False, metadata={"help": "Read rows as they come; for data larger than memory."})
     validation_fraction: float = field(
-        default=0.1, metadata={"help": "Share of the data held out for choosing the best checkpoint, if no split is given."}
+        default=0.1,
+        metadata={"help": "Share of the data held out for choosing the best checkpoint, if no split is given."},
     )
     test_fraction: float = field(
         default=0.1, metadata={"help": "Share of the data held out for the final scores, if no split is given."}

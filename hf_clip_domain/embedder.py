@@ -146,9 +146,7 @@ class ClipEmbedder:
         text_embeds = texts if _is_embeddings(texts) else self.embed_texts(texts)
         return self.similarity_function(image_embeds, text_embeds)
 
-    def classify(
-        self, images: Any, labels: Sequence[str], templates: Sequence[str] | None = None
-    ) -> torch.Tensor:
+    def classify(self, images: Any, labels: Sequence[str], templates: Sequence[str] | None = None) -> torch.Tensor:
         """Zero-shot classification: probabilities `(n, c)`, rows sum to 1.
 
         A label's embedding is the average over its prompts, renormalised (Radford et al. 2021, arXiv
@@ -171,9 +169,7 @@ class ClipEmbedder:
         prompts = templates or (self.domain.prompts if self.domain is not None else ()) or GENERIC_PROMPTS
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         if wrong := [prompt for prompt in prompts if "{}" not in prompt]:
-            raise ClipDomainError(
-                f'template {wrong[0]!r} has no "{{}}" for the label, e.g. "a photo of {{}}.".'
-            )
+            raise ClipDomainError(f'template {wrong[0]!r} has no "{{}}" for the label, e.g. "a photo of {{}}.".')
         texts = [prompt.replace("{}", label) for label in labels for prompt in prompts]
         text_embeds = self.embed_texts(texts).unflatten(0, (len(labels), len(prompts))).mean(dim=1)  # (c, d)
         if self._normalise:
@@ -282,15 +278,9 @@ def image_settings(processor: Any) -> tuple[int, tuple[float, ...], tuple[float,
     """Side in pixels of the square the model sees, and the mean and deviation a channel, from an image
     processor."""
     image_processor = getattr(processor, "image_processor", processor)
-    crop = (
-        getattr(image_processor, "crop_size", None)
-        if getattr(image_processor, "do_center_crop", False)
-        else None
-    )
+    crop = getattr(image_processor, "crop_size", None) if getattr(image_processor, "do_center_crop", False) else None
     size = crop or image_processor.size
-    sides = (
-        [size] if isinstance(size, int) else [size.get(key) for key in ("height", "width", "shortest_edge")]
-    )
+    sides = [size] if isinstance(size, int) else [size.get(key) for key in ("height", "width", "shortest_edge")]
     sides = {side for side in sides if side}
     if len(sides) != 1:
         raise ClipDomainError(f"the image processor's size is {size}; expected a square, such as 224 x 224.")

@@ -73,8 +73,7 @@ def build_similarity(similarity: str | SimilarityFunction) -> SimilarityFunction
         ) from error
     if not callable(found):
         raise ClipDomainError(
-            f'similarity "{similarity}" is a {type(found).__name__}; expected a function '
-            "(n, d), (m, d) -> (n, m)."
+            f'similarity "{similarity}" is a {type(found).__name__}; expected a function (n, d), (m, d) -> (n, m).'
         )
     return found() if isinstance(found, type) else found
 

@@ -54,9 +54,7 @@ def run(args: argparse.Namespace) -> int:
         if name is not None:
             model, processor = load_model(name)
             model.to("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
-            evaluator = RetrievalEvaluator(
-                splits[args.split], processor, domain=domain, batch_size=args.batch_size
-            )
+            evaluator = RetrievalEvaluator(splits[args.split], processor, domain=domain, batch_size=args.batch_size)
             scores[role] = evaluator(model)
     report = EvaluationReport(
         before=scores.get("before", {}),

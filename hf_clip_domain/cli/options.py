@@ -165,6 +165,8 @@ def _changed(part: Any) -> dict[str, Any]:
         value = getattr(part, field.name)
         value = value.value if isinstance(value, Enum) else value
         default = field.default.value if isinstance(field.default, Enum) else field.default
+        if isinstance(value, float) and value.is_integer():  # argparse reads "10" for a float as 10.0
+            value = int(value)
         plain = isinstance(value, (str, int, float, bool, list)) or value is None
         if field.init and plain and value != default and field.default is not dataclasses.MISSING:
             settings[field.name] = value

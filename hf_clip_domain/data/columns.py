@@ -11,7 +11,18 @@ from hf_clip_domain.errors import ClipDomainError
 
 _PICTURE_FILES = ("jpg", "jpeg", "png", "webp", "tif", "tiff", "bmp", "gif", "dcm")
 CONVENTIONS = {
-    "image": ("image", "image_path", "file_name", "filepath", "file_path", "path", "img", "filename", "image_file", "file")
+    "image": (
+        "image",
+        "image_path",
+        "file_name",
+        "filepath",
+        "file_path",
+        "path",
+        "img",
+        "filename",
+        "image_file",
+        "file",
+    )
     + _PICTURE_FILES,
     "text": ("text", "caption", "captions", "texts", "sentence", "sentences", "description", "report", "txt", "title"),
     "label": ("label", "class", "category"),

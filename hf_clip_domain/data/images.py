@@ -105,7 +105,9 @@ def _from_array(array: np.ndarray) -> Image.Image:
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     if array.ndim not in (2, 3) or array.size == 0 or (array.ndim == 3 and array.shape[2] not in (3, 4)):
-        raise ClipDomainError(f"an array of shape {array.shape} is no picture: expected (h, w), (h, w, 3) or (h, w, 4).")
+        raise ClipDomainError(
+            f"an array of shape {array.shape} is no picture: expected (h, w), (h, w, 3) or (h, w, 4)."
+        )
     if array.dtype == np.uint16:
         array = array // 257
     elif np.issubdtype(array.dtype, np.floating):

@@ -160,14 +160,18 @@ class _Raw:
                 return {"bytes": value["bytes"], "path": value.get("path")}
             value = value["path"]
         if not isinstance(value, str):
-            raise ValueError(f"picture is a {type(value).__name__}, expected a path or bytes" if value else "no picture")
+            raise ValueError(
+                f"picture is a {type(value).__name__}, expected a path or bytes" if value else "no picture"
+            )
         if not value.strip():
             raise ValueError("no picture")
         path = Path(value)
         if path.is_absolute():
             return {"bytes": None, "path": str(path)}
         base = self.source.base / place
-        found = next((base / folder / path for folder in ("", "images") if (base / folder / path).is_file()), base / path)
+        found = next(
+            (base / folder / path for folder in ("", "images") if (base / folder / path).is_file()), base / path
+        )
         return {"bytes": None, "path": str(found.resolve())}
 
 
@@ -236,7 +240,9 @@ def _stream(raw: _Raw, quarantine: Quarantine, fractions: dict[str, Any]) -> Ite
     given |= {read_split(split) for split in raw.tables} - {None}
     names = ["train", *(name for name in ("validation", "test") if name in given)] if given else None
     if names is None:
-        names = [name for name in ("train", "validation", "test") if name == "train" or fractions[f"{name}_fraction"] > 0]
+        names = [
+            name for name in ("train", "validation", "test") if name == "train" or fractions[f"{name}_fraction"] > 0
+        ]
 
     def rows(split: str) -> Iterable[dict[str, Any]]:
         own = quarantine if split == "train" else Quarantine(raw.source.name, None, quarantine.max_fraction)
@@ -246,10 +252,7 @@ def _stream(raw: _Raw, quarantine: Quarantine, fractions: dict[str, Any]) -> Ite
                 yield {name: row[name] for name in FEATURES}
 
     return IterableDatasetDict(
-        {
-            name: IterableDataset.from_generator(rows, features=FEATURES, gen_kwargs={"split": name})
-            for name in names
-        }
+        {name: IterableDataset.from_generator(rows, features=FEATURES, gen_kwargs={"split": name}) for name in names}
     )
 
 

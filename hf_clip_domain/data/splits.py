@@ -51,9 +51,7 @@ def assign_splits(
     return chosen
 
 
-def _dealt(
-    clusters: Sequence[str], splits: list[str | None], shares: dict[str, float], seed: int
-) -> list[str | None]:
+def _dealt(clusters: Sequence[str], splits: list[str | None], shares: dict[str, float], seed: int) -> list[str | None]:
     """Move whole clusters of training rows to other splits, each by the interval its hash falls into."""
     movable = [cluster for cluster, split in zip(clusters, splits, strict=True) if split == "train"]
     place = {cluster: _share(f"{seed}:{cluster}") for cluster in movable}
@@ -72,9 +70,7 @@ def _dealt(
             f"all {len(movable):,} rows belong to one group or picture: nothing would be left to train on. Give a split "
             "column, or another --group_column."
         )
-    return [
-        home[cluster] if split == "train" else split for cluster, split in zip(clusters, splits, strict=True)
-    ]
+    return [home[cluster] if split == "train" else split for cluster, split in zip(clusters, splits, strict=True)]
 
 
 def _clusters(keys: Sequence[Sequence[str]]) -> list[str]:

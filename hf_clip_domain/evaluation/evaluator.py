@@ -79,18 +79,14 @@ class RetrievalEvaluator:
         progress = None if self.progress and rank == 0 else False
 
         def embed_images(rows: range) -> torch.Tensor:
-            return embedder.embed_images(
-                _Images(self.pairs, self.rows[rows.start : rows.stop]), progress=progress
-            )
+            return embedder.embed_images(_Images(self.pairs, self.rows[rows.start : rows.stop]), progress=progress)
 
         def embed_texts(rows: range) -> torch.Tensor:
             return embedder.embed_texts([self.texts[row] for row in rows], progress=progress)
 
         image_embeds = _sharded(embed_images, len(self.rows), rank, world)  # (n, d)
         text_embeds = _sharded(embed_texts, len(self.texts), rank, world)  # (m, d)
-        metrics = retrieval_metrics(
-            image_embeds, text_embeds, self.positives, similarity=embedder.similarity_function
-        )
+        metrics = retrieval_metrics(image_embeds, text_embeds, self.positives, similarity=embedder.similarity_function)
         prefix = f"{self.name}/" if self.name else ""
         return {prefix + key: value for key, value in metrics.items()}
 
@@ -110,9 +106,7 @@ def unique_texts(
     for row, own in enumerate(captions):
         own = [own] if isinstance(own, str) else list(own or ())
         if not own:
-            raise ClipDomainError(
-                f"row {row} has no caption; every evaluated picture needs at least one text."
-            )
+            raise ClipDomainError(f"row {row} has no caption; every evaluated picture needs at least one text.")
         for text in own:
             position = index.setdefault(clean(text), len(index))
             if position == len(texts):
@@ -167,9 +161,7 @@ def _column(pairs: Sequence[dict[str, Any]], name: str) -> Sequence[Any]:
     # A dataset's column is read without touching the pictures.
     if hasattr(pairs, "column_names"):
         if name not in pairs.column_names:
-            raise ClipDomainError(
-                f'no column "{name}" to evaluate; the columns are {", ".join(pairs.column_names)}.'
-            )
+            raise ClipDomainError(f'no column "{name}" to evaluate; the columns are {", ".join(pairs.column_names)}.')
         return pairs[name]
     return [pairs[row][name] for row in range(len(pairs))]
 

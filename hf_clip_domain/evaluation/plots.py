@@ -71,9 +71,7 @@ def plot_training_curve(log_history: Sequence[dict[str, Any]], path: str | Path)
             elif panel == "recall":
                 axes.set_title("Held-out Recall@1 (%)")
                 for color, (title, points) in zip((AFTER, ACCENT), recalls.items(), strict=False):
-                    _line(
-                        axes, [(step, 100 * value) for step, value in points], color, title.replace("->", "→")
-                    )
+                    _line(axes, [(step, 100 * value) for step, value in points], color, title.replace("->", "→"))
                 axes.set_ylim(bottom=0)
                 _legend(axes)
             else:
@@ -102,9 +100,7 @@ def plot_recall(report: EvaluationReport, path: str | Path) -> Path:
                 chance = report.after.get(f"{direction}/chance_recall@{k}")
                 if chance is not None:
                     label = "chance" if x == 0 else None
-                    axes.hlines(
-                        100 * chance, x - width, x + width, ACCENT, "dashed", linewidth=1.4, label=label
-                    )
+                    axes.hlines(100 * chance, x - width, x + width, ACCENT, "dashed", linewidth=1.4, label=label)
             candidates = report.after.get(f"{direction}/candidates")
             count = f", {candidates:,.0f} candidates" if candidates else ""
             axes.set_title(title.replace("->", "→") + count)
@@ -188,9 +184,7 @@ def _series(log_history: Sequence[dict[str, Any]], key: str) -> list[tuple[int, 
 def _line(axes: Axes, points: list[tuple[int, float]], color: str, label: str | None) -> None:
     if points:
         marker = "o" if len(points) <= 20 else None
-        axes.plot(
-            *zip(*points, strict=True), color=color, label=label, marker=marker, markersize=3.5, linewidth=1.7
-        )
+        axes.plot(*zip(*points, strict=True), color=color, label=label, marker=marker, markersize=3.5, linewidth=1.7)
 
 
 def _legend(axes: Axes) -> None:

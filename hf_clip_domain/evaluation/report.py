@@ -75,12 +75,8 @@ class EvaluationReport:
             raise ClipDomainError(f"no evaluation report at {path} ({error.strerror}).") from error
         except ValueError as error:
             raise ClipDomainError(f"{path} is not valid JSON ({error}).") from error
-        if not isinstance(stored, dict) or not all(
-            isinstance(stored.get(key), dict) for key in ("before", "after")
-        ):
-            raise ClipDomainError(
-                f'{path} is not an evaluation report: expected the objects "before" and "after".'
-            )
+        if not isinstance(stored, dict) or not all(isinstance(stored.get(key), dict) for key in ("before", "after")):
+            raise ClipDomainError(f'{path} is not an evaluation report: expected the objects "before" and "after".')
         known = {item.name: stored[item.name] for item in fields(cls) if item.name in stored}
         for side in ("before", "after"):
             known[side] = {key: math.nan if value is None else value for key, value in known[side].items()}
@@ -88,11 +84,7 @@ class EvaluationReport:
 
     def groups(self) -> list[str]:
         """Prefixes of the groups of retrieval metrics, the unnamed main group `""` first."""
-        found = {
-            key[: -len("image_to_text/recall@1")]
-            for key in self.after
-            if key.endswith("image_to_text/recall@1")
-        }
+        found = {key[: -len("image_to_text/recall@1")] for key in self.after if key.endswith("image_to_text/recall@1")}
         return sorted(prefix.rstrip("/") for prefix in found)
 
     def table(self) -> str:
@@ -113,9 +105,7 @@ class EvaluationReport:
                     value = self.after.get(_key(group, direction, metric), math.nan)
                     if math.isfinite(value):
                         kind = "_".join(filter(None, (group, direction, metric)))
-                        name = f"{title.replace('->', 'to').capitalize()} {heading}" + (
-                            f" ({group})" if group else ""
-                        )
+                        name = f"{title.replace('->', 'to').capitalize()} {heading}" + (f" ({group})" if group else "")
                         found.append((kind, name, value))
         return found
 
@@ -135,9 +125,7 @@ class EvaluationReport:
         notes = []
         counts = [self._either(_key(group, direction, "candidates")) for direction in DIRECTIONS]
         if all(map(math.isfinite, counts)):
-            notes.append(
-                f"Candidates: {counts[0]:,.0f} texts for an image, {counts[1]:,.0f} images for a text."
-            )
+            notes.append(f"Candidates: {counts[0]:,.0f} texts for an image, {counts[1]:,.0f} images for a text.")
         chances = []
         for direction, title in DIRECTIONS.items():
             values = [self._either(_key(group, direction, f"chance_recall@{k}")) for k in (1, 5, 10)]
@@ -165,9 +153,7 @@ class EvaluationReport:
 
     def _markdown_group(self, group: str) -> str:
         columns = [
-            f"{title}, {name}"
-            for title in ("image → text", "text → image")
-            for name in ("before", "after", "change")
+            f"{title}, {name}" for title in ("image → text", "text → image") for name in ("before", "after", "change")
         ]
         lines = [f"**{group}**", ""] if group else []
         lines += ["| | " + " | ".join(columns) + " |", "|:--|" + "--:|" * len(columns)]

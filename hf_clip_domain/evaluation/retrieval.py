@@ -119,16 +119,12 @@ def chance_recall(positives: int, candidates: int, k: int) -> float:
     return 1.0 - miss
 
 
-def _summary(
-    ranks: torch.Tensor, positives_each: torch.Tensor, candidates: int, ks: Sequence[int]
-) -> dict[str, float]:
+def _summary(ranks: torch.Tensor, positives_each: torch.Tensor, candidates: int, ks: Sequence[int]) -> dict[str, float]:
     ranks = ranks.double()
     counts = list(zip(*(t.tolist() for t in positives_each.unique(return_counts=True)), strict=True))
     summary = {f"recall@{k}": (ranks <= k).double().mean().item() for k in ks}
     for k in ks:
-        summary[f"chance_recall@{k}"] = sum(n * chance_recall(p, candidates, k) for p, n in counts) / len(
-            ranks
-        )
+        summary[f"chance_recall@{k}"] = sum(n * chance_recall(p, candidates, k) for p, n in counts) / len(ranks)
     summary["mean_rank"] = ranks.mean().item()
     summary["median_rank"] = statistics.median(ranks.tolist())
     summary["mrr"] = ranks.reciprocal().mean().item()
@@ -139,9 +135,7 @@ def _summary(
 
 def _checked(embeds: torch.Tensor, what: str) -> torch.Tensor:
     if embeds.ndim != 2:
-        raise ClipDomainError(
-            f"{what} embeddings have shape {tuple(embeds.shape)}; expected (rows, dimensions)."
-        )
+        raise ClipDomainError(f"{what} embeddings have shape {tuple(embeds.shape)}; expected (rows, dimensions).")
     embeds = embeds.detach().float().cpu()
     bad = ~embeds.isfinite().all(dim=1)
     if bad.any():
@@ -152,21 +146,16 @@ def _checked(embeds: torch.Tensor, what: str) -> torch.Tensor:
     return embeds
 
 
-def _pairs(
-    positives: Sequence[tuple[int, int]] | torch.Tensor | None, images: int, texts: int
-) -> torch.Tensor:
+def _pairs(positives: Sequence[tuple[int, int]] | torch.Tensor | None, images: int, texts: int) -> torch.Tensor:
     if positives is None:
         if images != texts:
             raise ClipDomainError(
-                f"{images} images and {texts} texts without `positives`; give the pairs "
-                "(image index, text index)."
+                f"{images} images and {texts} texts without `positives`; give the pairs (image index, text index)."
             )
         positives = torch.arange(images).repeat(2, 1).T
     pairs = torch.as_tensor(positives, dtype=torch.int64).reshape(-1, 2).unique(dim=0)
     if not len(pairs):
-        raise ClipDomainError(
-            "no positive pair to measure retrieval with; give at least one image with its caption."
-        )
+        raise ClipDomainError("no positive pair to measure retrieval with; give at least one image with its caption.")
     if int(pairs.min()) < 0 or int(pairs[:, 0].max()) >= images or int(pairs[:, 1].max()) >= texts:
         raise ClipDomainError(f"a positive pair points outside {images} images and {texts} texts.")
     return pairs

@@ -110,4 +110,6 @@ def _explained(name: str, is_folder: bool, error: Exception) -> ClipDomainError:
             f"{name} is neither a local folder nor a model on the Hub that you may read (a private one needs "
             f"`hf auth login`). {local}"
         )
-    return ClipDomainError(f"{name} could not be reached on the Hub and is not in the local cache ({first_line}). {local}")
+    return ClipDomainError(
+        f"{name} could not be reached on the Hub and is not in the local cache ({first_line}). {local}"
+    )

@@ -50,9 +50,7 @@ def stretch_text_positions(model: nn.Module, tokenizer: Any, length: int = 248, 
     stretched = nn.Embedding(length, table.embedding_dim, device=table.weight.device, dtype=table.weight.dtype)
     stretched.weight.data = torch.cat([kept, longer.to(kept.dtype)]).contiguous()  # (length, d)
     embeddings.position_embedding = stretched
-    embeddings.register_buffer(
-        "position_ids", torch.arange(length, device=table.weight.device)[None], persistent=False
-    )
+    embeddings.register_buffer("position_ids", torch.arange(length, device=table.weight.device)[None], persistent=False)
     # The tower keeps a reference of its own to the configuration; in some classes a copy.
     for config in (model.config.text_config, model.text_model.config, getattr(embeddings, "config", None)):
         if config is not None:

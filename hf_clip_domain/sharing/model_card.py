@@ -73,7 +73,8 @@ def write_model_card(
         "## Training\n\nSettings that differ from the defaults; `run.yaml` holds them for `--config`.\n\n```yaml\n"
         + yaml.safe_dump(_shareable(training_arguments), sort_keys=True).strip()
         + "\n```",
-        "## Environment\n\n" + _list({**versions(), **({"commit": git_commit()} if git_commit() else {}), **hardware()}),
+        "## Environment\n\n"
+        + _list({**versions(), **({"commit": git_commit()} if git_commit() else {}), **hardware()}),
     ]
     path = folder / "README.md"
     path.write_text(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n", encoding="utf-8")
@@ -96,8 +97,10 @@ def _eval_results(report: EvaluationReport, domain: Domain, hub_dataset: str | N
 
 
 def _introduction(domain: Domain, base_model: str, dataset: str | None, on_hub: bool) -> str:
-    base = "the starter model of hf-clip-domain (small; made for trying things out)" if base_model == STARTER else (
-        f"`{base_model}`" if _is_hub_id(base_model) else "a local model"
+    base = (
+        "the starter model of hf-clip-domain (small; made for trying things out)"
+        if base_model == STARTER
+        else (f"`{base_model}`" if _is_hub_id(base_model) else "a local model")
     )
     if dataset is None:
         data = f"the embedded {domain.name} samples, which are **synthetic** (drawn by a program)"
@@ -136,7 +139,9 @@ scores = embedder.similarity(["picture.jpg"], texts)
 def _preprocessing(domain: Domain) -> str:
     reason = domain.reasons.get("image.square", "")
     if domain.image.square == "pad":
-        square = "fitted whole into a square with padding; plain `CLIPProcessor` crops the ends of the longer side instead"
+        square = (
+            "fitted whole into a square with padding; plain `CLIPProcessor` crops the ends of the longer side instead"
+        )
     else:
         square = "cropped to the central square, as plain `CLIPProcessor` does"
     return f"## Pictures and texts\n\nPictures are {square}. {reason} All settings and reasons: `domain.yaml`.".strip()

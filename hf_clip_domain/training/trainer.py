@@ -133,7 +133,9 @@ class ClipTrainer(Trainer):
 
     def evaluation_loop(self, dataloader, description, *args, metric_key_prefix: str = "eval", **kwargs):
         if not self.evaluators:
-            return super().evaluation_loop(dataloader, description, *args, metric_key_prefix=metric_key_prefix, **kwargs)
+            return super().evaluation_loop(
+                dataloader, description, *args, metric_key_prefix=metric_key_prefix, **kwargs
+            )
         metrics = {}
         for evaluator in self.evaluators:
             scores = evaluator(self.accelerator.unwrap_model(self.model))

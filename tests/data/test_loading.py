@@ -6,7 +6,8 @@ import logging
 import tarfile
 
 import pytest
-from datasets import Dataset, Image as ImageFeature
+from datasets import Dataset
+from datasets import Image as ImageFeature
 from PIL import Image
 
 from hf_clip_domain.data.images import decode_image

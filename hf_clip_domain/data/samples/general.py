@@ -73,12 +73,20 @@ def landscape(rng) -> Drawing:
         cap = (centre - 0.04, horizon - tall * 0.8), (centre, horizon - tall), (centre + 0.04, horizon - tall * 0.8)
         canvas.polygon(cap, (245, 245, 250))
     ground = one_of(rng, ["sea", "meadow", "desert"])
-    canvas.box(0, horizon, 1, 1, shades(rng, {"sea": (40, 100, 160), "meadow": (80, 150, 70), "desert": (215, 180, 120)}[ground]))
+    canvas.box(
+        0,
+        horizon,
+        1,
+        1,
+        shades(rng, {"sea": (40, 100, 160), "meadow": (80, 150, 70), "desert": (215, 180, 120)}[ground]),
+    )
     things = int(rng.integers(1, 6))
     for index in range(things):
         px, py = (index + float(rng.uniform(0.25, 0.75))) / things, float(rng.uniform(horizon + 0.1, 0.9))
         if ground == "sea":
-            canvas.polygon([(px - 0.05, py), (px + 0.05, py), (px + 0.03, py + 0.04), (px - 0.03, py + 0.04)], (110, 60, 40))
+            canvas.polygon(
+                [(px - 0.05, py), (px + 0.05, py), (px + 0.03, py + 0.04), (px - 0.03, py + 0.04)], (110, 60, 40)
+            )
             canvas.polygon([(px, py - 0.01), (px, py - 0.12), (px + 0.045, py - 0.01)], (250, 250, 245))
         elif ground == "meadow":
             canvas.box(px - 0.008, py - 0.06, px + 0.008, py + 0.03, (100, 70, 40))
@@ -138,7 +146,9 @@ def people(rng) -> Drawing:
         feet = 0.86
         neck = feet - 0.42 * tall
         canvas.line([(x - 0.02, feet), (x, feet - 0.2 * tall), (x + 0.02, feet)], (50, 50, 70), 3)
-        canvas.polygon([(x - 0.035, neck), (x + 0.035, neck), (x + 0.028, feet - 0.18), (x - 0.028, feet - 0.18)], COLOURS[ink])
+        canvas.polygon(
+            [(x - 0.035, neck), (x + 0.035, neck), (x + 0.028, feet - 0.18), (x - 0.028, feet - 0.18)], COLOURS[ink]
+        )
         canvas.disc(x, neck - 0.06, 0.03, skin)
         if rng.random() < 0.35:
             canvas.box(x - 0.035, neck - 0.12, x + 0.035, neck - 0.095, (40, 40, 40))
@@ -189,7 +199,9 @@ def pie(rng) -> Drawing:
     start = 0.0
     for share, ink in zip(shares, inks, strict=True):
         box = (*canvas.at(0.18, 0.08), *canvas.at(0.82, 0.8))
-        canvas.pen.pieslice(box, start * 3.6 - 90, (start + share) * 3.6 - 90, fill=COLOURS[ink], outline=(255, 255, 255))
+        canvas.pen.pieslice(
+            box, start * 3.6 - 90, (start + share) * 3.6 - 90, fill=COLOURS[ink], outline=(255, 255, 255)
+        )
         start += share
     canvas.text(0.5, 0.9, theme, 12)
     listed = ", ".join(f"{name} {share}% in {ink}" for name, share, ink in zip(names, shares, inks, strict=True))
@@ -207,7 +219,9 @@ def trend(rng) -> Drawing:
     slope = float(rng.uniform(-2.5, 2.5))
     values = (50 + slope * np.arange(len(years)) + rng.normal(size=len(years)) * 3).clip(2, 98)
     ink = one_of(rng, ["red", "blue", "green", "black", "purple"])
-    subject = one_of(rng, ["immigration", "unemployment", "life expectancy", "voter turnout", "crop harvest", "union members"])
+    subject = one_of(
+        rng, ["immigration", "unemployment", "life expectancy", "voter turnout", "crop harvest", "union members"]
+    )
     canvas = Canvas(240, 160)
     axes = Axes(canvas, (first, first + 30), (0, 100), "year", subject)
     axes.curve(years, values, COLOURS[ink])
@@ -240,7 +254,9 @@ def flag(rng) -> Drawing:
 
 def page(rng) -> Drawing:
     columns, year = int(rng.integers(1, 4)), int(rng.integers(1790, 1970))
-    title = one_of(rng, ["The Daily News", "Gazette", "Evening Post", "The Tribune", "A Proclamation", "The Constitution"])
+    title = one_of(
+        rng, ["The Daily News", "Gazette", "Evening Post", "The Tribune", "A Proclamation", "The Constitution"]
+    )
     canvas = Canvas(168, 216, shades(rng, (240, 228, 200), 12))
     canvas.text(0.5, 0.08, title, 15)
     canvas.text(0.5, 0.15, str(year), 9)

@@ -41,7 +41,9 @@ def chest_phantom(rng) -> Drawing:
     for rib in range(6):
         y = 0.22 + rib * 0.09
         for sign in (-1, 1):
-            canvas.line([(0.5 + sign * 0.06, y), (0.5 + sign * 0.25, y + 0.03), (0.5 + sign * 0.38, y + 0.09)], (95,) * 3, 2)
+            canvas.line(
+                [(0.5 + sign * 0.06, y), (0.5 + sign * 0.25, y + 0.03), (0.5 + sign * 0.38, y + 0.09)], (95,) * 3, 2
+            )
     heart = float(rng.uniform(0.1, 0.2))
     canvas.disc(0.5 + heart / 2.5, 0.62, heart, (205, 205, 205), ry=heart * 0.9)
     canvas.box(0.47, 0.05, 0.53, 0.95, (190, 190, 190))
@@ -184,7 +186,13 @@ def electrocardiogram(rng) -> Drawing:
     height = float(rng.uniform(0.22, 0.4))
     trace = np.zeros_like(time)
     for start in starts:
-        for centre, width, size in ((-0.16, 0.025, 0.12), (-0.02, 0.01, -0.1), (0, 0.011, 1), (0.03, 0.012, -0.2), (0.2, 0.04, 0.25)):
+        for centre, width, size in (
+            (-0.16, 0.025, 0.12),
+            (-0.02, 0.01, -0.1),
+            (0, 0.011, 1),
+            (0.03, 0.012, -0.2),
+            (0.2, 0.04, 0.25),
+        ):
             trace += size * np.exp(-(((time - start - centre) / width) ** 2) / 2)
     canvas.line(list(zip(time / seconds, 0.6 - height * trace, strict=True)), (20, 20, 20), 1.3)
     rhythm = "irregular" if irregular else "regular"
@@ -226,7 +234,9 @@ def neuron(rng) -> Drawing:
         tip = (0.25 + 0.2 * np.cos(angle), 0.5 + 0.32 * np.sin(angle))
         canvas.line([(0.25, 0.5), tip], colour, 2.5)
         for turn in (-0.35, 0.35):
-            canvas.line([tip, (tip[0] + 0.06 * np.cos(angle + turn), tip[1] + 0.09 * np.sin(angle + turn))], colour, 1.5)
+            canvas.line(
+                [tip, (tip[0] + 0.06 * np.cos(angle + turn), tip[1] + 0.09 * np.sin(angle + turn))], colour, 1.5
+            )
     canvas.disc(0.25, 0.5, 0.07, colour)
     canvas.disc(0.25, 0.5, 0.028, (250, 235, 235))
     plate = int(rng.integers(100, 1000))
@@ -244,7 +254,9 @@ def heart(rng) -> Drawing:
     chambers["left ventricle"] = (0.62, 0.65)
     highlighted = one_of(rng, list(chambers))
     canvas = Canvas(192, 208, shades(rng, (250, 245, 240), 5))
-    canvas.polygon([(0.15, 0.35), (0.3, 0.18), (0.7, 0.18), (0.86, 0.35), (0.8, 0.65), (0.52, 0.95), (0.2, 0.65)], (190, 80, 80))
+    canvas.polygon(
+        [(0.15, 0.35), (0.3, 0.18), (0.7, 0.18), (0.86, 0.35), (0.8, 0.65), (0.52, 0.95), (0.2, 0.65)], (190, 80, 80)
+    )
     for name, (x, y) in chambers.items():
         blue = name.startswith("right")
         colour = (240, 215, 90) if name == highlighted else (110, 120, 200) if blue else (225, 120, 120)
