@@ -10,11 +10,13 @@ import argparse
 import dataclasses
 import difflib
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from transformers import HfArgumentParser
 
@@ -46,10 +48,12 @@ class RunOptions:
     smoke: bool
 
     def to_yaml(self) -> str:
-        """The settings that differ from the dataclasses' defaults, in the form that `--config` takes."""
+        """The settings that differ from a default, in the form that `--config` takes."""
+        # A domain's default may be what the user went back from to the dataclass's: it is always written.
+        always = _domain_defaults(self.domain, {"smoke": self.smoke, "streaming": self.data.streaming})
         settings: dict[str, Any] = {}
         for part in (self.model, self.data, self.training):
-            settings |= _changed(part)
+            settings |= _changed(part, always)
         # A finished run's configuration is for a new run: where this one resumed from is not part of it.
         settings.pop("resume_from_checkpoint", None)
         if self.smoke:
@@ -142,6 +146,7 @@ def _domain_defaults(domain: Domain, chosen: dict[str, Any]) -> dict[str, Any]:
     defaults = {
         "output_dir": f"outputs/{domain.name}",
         "loss": domain.loss,
+        "dataloader_pin_memory": torch.cuda.is_available(),
         "dataloader_num_workers": min(4, (os.cpu_count() or 1) // 2),
         **(_EVERY_FIFTH if chosen.get("streaming") else _EVERY_EPOCH),
         **domain.training,
@@ -159,7 +164,7 @@ def _with_model_choice(model: ModelArguments, data: DataArguments, domain: Domai
     return dataclasses.replace(model, model_name_or_path=domain.base_model if data.dataset else STARTER)
 
 
-def _changed(part: Any) -> dict[str, Any]:
+def _changed(part: Any, always: Iterable[str]) -> dict[str, Any]:
     settings = {}
     for field in dataclasses.fields(part):
         value = getattr(part, field.name)
@@ -168,6 +173,6 @@ def _changed(part: Any) -> dict[str, Any]:
         if isinstance(value, float) and value.is_integer():  # argparse reads "10" for a float as 10.0
             value = int(value)
         plain = isinstance(value, (str, int, float, bool, list)) or value is None
-        if field.init and plain and value != default and field.default is not dataclasses.MISSING:
+        if field.init and plain and (value != default or field.name in always):
             settings[field.name] = value
     return settings
