@@ -3,7 +3,14 @@
 import sys
 
 from hf_clip_domain.cli.errors import run_cleanly
+from hf_clip_domain.cli.processes import start_promised_processes
 from hf_clip_domain.cli.train import run
 
+
+def main(argv: list[str]) -> int:
+    start_promised_processes()
+    return run(argv)
+
+
 if __name__ == "__main__":
-    sys.exit(run_cleanly(run, sys.argv[1:]))
+    sys.exit(run_cleanly(main, sys.argv[1:]))

@@ -25,6 +25,7 @@ from transformers import CLIPModel
 from hf_clip_domain.evaluation import EvaluationReport
 from hf_clip_domain.models.loading import load_model
 
+START, END = "<!-- domains: start -->", "<!-- domains: end -->"
 RECIPE = Path(__file__).parents[1] / "recipes" / "finetune.py"
 
 
@@ -52,25 +53,36 @@ def main() -> None:
     parser.add_argument("--domains", nargs="+", default=["scientific", "medical", "industrial"])
     parser.add_argument("--from_scratch", action="store_true", help="also train the architecture from random weights")
     parser.add_argument("--output", type=Path, help="keep the runs here")
+    parser.add_argument("--write", type=Path, help="put the tables between the markers of this file (the README)")
     parser.add_argument("extra", nargs="*", help="after --: options for the runs")
     options = parser.parse_args()
+    sections: list[str] = []
+
+    def tell(text: str) -> None:
+        print(f"{text}\n", flush=True)
+        sections.append(text)
+
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.output or Path(temporary)
         for domain in options.domains:
             dataset = options.data / domain
             report, minutes = finetune(domain, dataset, "starter", folder / domain, options.extra)
-            print(f"\n### {domain}: {minutes:.1f} minutes\n\n{report.markdown()}", flush=True)
+            tell(f"**{domain}**, {minutes:.1f} minutes:\n\n{report.markdown().strip()}")
             key = "text_to_image/recall@10"
             ratio = report.after[key] / max(report.before[key], 1e-9)
-            print(f"\nText-to-image Recall@10 grew {ratio:.2f} times.", flush=True)
+            tell(f"Text-to-image Recall@10 grew {ratio:.2f} times.")
             if options.from_scratch:
                 twin = random_twin(folder / f"{domain}-random")
                 scratch, minutes = finetune(domain, dataset, str(twin), folder / f"{domain}-scratch", options.extra)
-                print(
-                    f"\nFrom random weights, {minutes:.1f} minutes: {scratch.after[key]:.1%} against "
-                    f"{report.after[key]:.1%} from the starter.",
-                    flush=True,
+                tell(
+                    f"The same architecture from random weights, {minutes:.1f} minutes: text-to-image Recall@10 "
+                    f"{scratch.after[key]:.1%}, against {report.after[key]:.1%} from the starter."
                 )
+    if options.write:
+        before, _, rest = options.write.read_text(encoding="utf-8").partition(START)
+        _, _, after = rest.partition(END)
+        body = "\n\n".join(sections)
+        options.write.write_text(f"{before}{START}\n{body}\n{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":
