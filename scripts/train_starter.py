@@ -41,6 +41,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--cache", type=Path, default=Path(".starter_cache"), help="views and features, kept")
     parser.add_argument("--views", type=int, default=5, help="views of each picture")
     parser.add_argument("--procedural", type=int, default=300, help="procedural pairs of each domain")
+    parser.add_argument(
+        "--procedural-domains", nargs="*", default=pairs.PROCEDURAL_DOMAINS, help="which procedural domains"
+    )
     parser.add_argument("--batch-size", type=int, default=48, help="pictures a step")
     return parser.parse_args()
 
@@ -115,7 +118,7 @@ def run(arguments: argparse.Namespace) -> None:
     maker = ViewMaker(cache, arguments.seed)
     views = maker.make("general", general, arguments.views, general)
     held_views = maker.make("held-out", held, 1, general)
-    procedural = pairs.procedural_pairs(arguments.procedural, arguments.seed)
+    procedural = pairs.procedural_pairs(arguments.procedural_domains, arguments.procedural, arguments.seed)
     training = general + procedural
     if procedural:
         drawn = maker.make("procedural", procedural, 1, general)
@@ -139,7 +142,10 @@ def run(arguments: argparse.Namespace) -> None:
     held_features = text_features(teacher, held_captions, cache)
     tokenizer = texts.train_tokenizer(captions, words)
     table = texts.TokenTable(tokenizer, transfer)
-    print(f"{len(training)} pairs, {len(views.pair)} views, {len(transfer)} texts, {len(held)} held out", flush=True)
+    print(
+        f"{len(training)} pairs, {len(views.pair)} views, {len(transfer)} texts, {len(held)} held out",
+        flush=True,
+    )
 
     whole = torch.from_numpy(views.maps.astype(np.float32).mean(1))
     held_whole = torch.from_numpy(held_views.maps.astype(np.float32).mean(1))
@@ -164,13 +170,16 @@ def run(arguments: argparse.Namespace) -> None:
         fit_temperature(model, images, held_texts[first])
         recall = heads.recall_at_10(images, held_texts, held_image)
         with_teacher = heads.recall_at_10(image_head(held_whole), held_texts, held_image)
-        print(f"    held-out recall@10: {recall:.1%}; text tower with the image teacher: {with_teacher:.1%}", flush=True)
+        print(
+            f"    held-out recall@10: {recall:.1%}; text tower with the image teacher: {with_teacher:.1%}",
+            flush=True,
+        )
 
     told = torch.nn.Linear(model.config.text_config.hidden_size, features.shape[1])
     students.fit(
         students.text_losses(model, table, targets, features, told, arguments.seed),
         students.tower_parameters(model, "text"), list(told.parameters()),
-        seconds=0.3 * seconds, learning_rate=1.5e-3, weight_decay=0.01, report="text tower", checkpoint=checkpoint,
+        seconds=0.25 * seconds, learning_rate=1.5e-3, weight_decay=0.01, report="text tower", checkpoint=checkpoint,
     )  # fmt: skip
     extra = students.throw_away_heads()
     students.fit(
@@ -178,7 +187,7 @@ def run(arguments: argparse.Namespace) -> None:
             model, views, image_head, texts_of_pair, targets, extra, arguments.batch_size, arguments.seed
         ),
         students.tower_parameters(model, "vision"), list(extra.parameters()),
-        seconds=0.7 * seconds, learning_rate=1e-3, weight_decay=0.05, report="vision tower", checkpoint=checkpoint,
+        seconds=0.75 * seconds, learning_rate=1e-3, weight_decay=0.05, report="vision tower", checkpoint=checkpoint,
     )  # fmt: skip
     save(model, tokenizer, arguments.output)
     print(f"saved to {arguments.output}", flush=True)
@@ -189,7 +198,11 @@ def keep_freed_memory() -> None:
 
     glibc hands large blocks back to the system at once, and every step faults its pages in anew.
     """
-    settings = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000", "MALLOC_TOP_PAD_": "268435456"}
+    settings = {
+        "MALLOC_MMAP_MAX_": "0",
+        "MALLOC_TRIM_THRESHOLD_": "100000000000",
+        "MALLOC_TOP_PAD_": "268435456",
+    }
     if sys.platform == "linux" and not settings.keys() <= os.environ.keys():
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **settings})
 

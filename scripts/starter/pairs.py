@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,14 +50,14 @@ def read_folder(folder: Path, split: str) -> list[Pair]:
     return pairs
 
 
-def procedural_pairs(number: int, seed: int) -> list[Pair]:
-    """`number` pairs of each procedural domain, drawn and described by the package itself."""
+def procedural_pairs(domains: Sequence[str], number: int, seed: int) -> list[Pair]:
+    """`number` pairs of each of the procedural domains, drawn and described by the package itself."""
     if number == 0:
         return []
     from hf_clip_domain.data.samples import load_samples
 
     pairs = []
-    for domain in PROCEDURAL_DOMAINS:
+    for domain in domains:
         rows = load_samples(domain, train=number, validation=1, test=1, seed=seed)["train"]
         for index, row in enumerate(rows):
             image = row["image"]["bytes"] or Path(row["image"]["path"])

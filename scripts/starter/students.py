@@ -36,7 +36,20 @@ def build_student(tokenizer: CLIPTokenizer, seed: int) -> CLIPModel:
         hidden_size=192, intermediate_size=768, num_hidden_layers=5, num_attention_heads=3,
         image_size=WINDOW * 16, patch_size=16, projection_dim=EMBEDDING,
     )  # fmt: skip
-    return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=EMBEDDING))
+    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=EMBEDDING))
+    # Waves along both axes: patches know their neighbours from the first step (as in MAE, arXiv 2111.06377).
+    with torch.no_grad():
+        waves = _waves(vision["hidden_size"])
+        model.vision_model.embeddings.position_embedding.weight[1:].copy_(0.3 * waves)
+    return model
+
+
+def _waves(width: int) -> torch.Tensor:
+    """Sines and cosines of row and column, (64, width)."""
+    frequencies = 10.0 ** -torch.linspace(0, 2, width // 4)
+    row, column = (torch.arange(WINDOW * WINDOW) // WINDOW, torch.arange(WINDOW * WINDOW) % WINDOW)
+    angles = [place[:, None] * frequencies for place in (row, column)]
+    return torch.cat([wave(angle) for angle in angles for wave in (torch.sin, torch.cos)], dim=1)
 
 
 class Averaged:
@@ -78,7 +91,11 @@ def fit(
     averaged = Averaged(tower)
     start = said = time.monotonic()
     while (passed := (time.monotonic() - start) / seconds) < 1:
-        rate = learning_rate * min(1.0, passed / 0.03 + 0.01) * (0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * passed)))
+        rate = (
+            learning_rate
+            * min(1.0, passed / 0.03 + 0.01)
+            * (0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * passed)))
+        )
         for group in optimizer.param_groups:
             group["lr"] = rate
         loss = next(losses)
@@ -87,7 +104,7 @@ def fit(
         nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], 1.0)
         optimizer.step()
         averaged.update()
-        if time.monotonic() - said > 45:
+        if time.monotonic() - said > 90:
             said = time.monotonic()
             print(f"{report}: {passed:4.0%}, step {averaged.steps}, loss {loss.item():.4f}", flush=True)
             checkpoint(averaged)
@@ -99,12 +116,20 @@ def fit(
 
 def tower_parameters(model: CLIPModel, tower: str) -> list[nn.Parameter]:
     """The weights of one tower ("text" or "vision") with its projection."""
-    parts = (getattr(model, f"{tower}_model"), getattr(model, "text_projection" if tower == "text" else "visual_projection"))
+    parts = (
+        getattr(model, f"{tower}_model"),
+        getattr(model, "text_projection" if tower == "text" else "visual_projection"),
+    )
     return [parameter for part in parts for parameter in part.parameters()]
 
 
 def text_losses(
-    model: CLIPModel, table: TokenTable, targets: torch.Tensor, teacher: torch.Tensor, head: nn.Linear, seed: int
+    model: CLIPModel,
+    table: TokenTable,
+    targets: torch.Tensor,
+    teacher: torch.Tensor,
+    head: nn.Linear,
+    seed: int,
 ) -> Iterator[torch.Tensor]:
     """Be near the teacher in the shared space (cosine), and tell its 384 numbers through `head` (cosine)."""
     rng = np.random.default_rng(seed)
@@ -147,7 +172,9 @@ class Windows:
         pixels = pixels + grey * (pixels.mean(1, keepdim=True) - pixels)
         return (pixels.clamp(0, 1) - self.mean) / self.std, maps
 
-    def mixed(self, pixels: torch.Tensor, maps: torch.Tensor, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    def mixed(
+        self, pixels: torch.Tensor, maps: torch.Tensor, rng: np.random.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """CutMix (arXiv 1905.04899) along the patch grid: a box of the next picture, with its targets."""
         high, wide = rng.integers(2, WINDOW, size=2)
         top, left = rng.integers(0, WINDOW - high + 1), rng.integers(0, WINDOW - wide + 1)
@@ -204,4 +231,6 @@ def throw_away_heads() -> nn.ModuleDict:
     """Linear maps that only training needs, from the student's width to the teacher's; and a temperature."""
     scale = nn.Linear(1, 1, bias=False)
     nn.init.constant_(scale.weight, 2.5)
-    return nn.ModuleDict({"patch": nn.Linear(192, MAP_WIDTH), "whole": nn.Linear(192, MAP_WIDTH), "scale": scale})
+    return nn.ModuleDict(
+        {"patch": nn.Linear(192, MAP_WIDTH), "whole": nn.Linear(192, MAP_WIDTH), "scale": scale}
+    )

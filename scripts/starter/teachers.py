@@ -54,7 +54,11 @@ class TextTeacher:
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             batch = self.tokenizer(
-                [texts[row] for row in rows], padding=True, truncation=True, max_length=128, return_tensors="pt"
+                [texts[row] for row in rows],
+                padding=True,
+                truncation=True,
+                max_length=128,
+                return_tensors="pt",
             )
             states = self.model(**batch).last_hidden_state  # (b, t, 384)
             mask = batch["attention_mask"].unsqueeze(-1)
