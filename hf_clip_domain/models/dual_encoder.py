@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch import nn
+from transformers import MODEL_MAPPING, PreTrainedConfig
 
 from hf_clip_domain.errors import ClipDomainError
 
@@ -29,3 +30,23 @@ def text_padding(model: nn.Module) -> str:
     very last position and was trained with captions padded to its full length.
     """
     return "max_length" if model.config.model_type.startswith("siglip") else "longest"
+
+
+def check_dual_encoder(config: PreTrainedConfig, name: str) -> None:
+    """Refuse a configuration whose model does not embed images and texts into one space; before any weights are read.
+
+    Raises:
+        ClipDomainError: what kind of model `name` is, and which kinds are expected.
+    """
+    model_class = MODEL_MAPPING.get(type(config), None)
+    embeds_both = all(hasattr(model_class, f"get_{side}_features") for side in ("image", "text"))
+    if not embeds_both:
+        raise ClipDomainError(
+            f"{name} is a {config.model_type} model, no dual encoder of images and texts: expected CLIP, SigLIP or a "
+            "vision-text-dual-encoder."
+        )
+    if getattr(config.vision_config, "image_size", None) is None:
+        raise ClipDomainError(
+            f"{name} is a {config.model_type} model that reads pictures as patches of any shape: expected one that "
+            "reads squares of one size, such as CLIP, or SigLIP in a fixed size."
+        )

@@ -2,114 +2,187 @@
 
 from __future__ import annotations
 
-import difflib
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub import constants, get_session
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, AutoProcessor, PreTrainedModel
+from transformers.utils import logging
 
 from hf_clip_domain.errors import ClipDomainError
-from hf_clip_domain.models.positions import stretch_text_positions
-
-STARTER = "starter"
-_STARTER_FOLDER = Path(__file__).parent / "starter"
-_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+from hf_clip_domain.models.dual_encoder import check_dual_encoder
+from hf_clip_domain.models.folders import find_folder, near_miss
+from hf_clip_domain.models.positions import stretch_text_positions, text_capacity
 
 
 def load_model(
-    name_or_path: str, *, max_text_length: int | None = None, revision: str | None = None
+    name_or_path: str | Path, *, max_text_length: int | None = None, revision: str | None = None
 ) -> tuple[PreTrainedModel, Any]:
-    """A dual encoder in float32 and its processor.
+    """A dual encoder in float32, on the CPU and in evaluation mode, and its processor.
 
     Args:
         name_or_path: `"starter"` (shipped with the package), a local folder, or a Hub id.
         max_text_length: stretch the text tower to so many tokens (see `stretch_text_positions`).
-        revision: branch, tag or commit on the Hub.
+        revision: branch, tag or commit on the Hub; a folder has none.
 
     Raises:
         ClipDomainError: an unreachable or unknown Hub id, a folder without a (whole) model or processor, or a model
             that is no dual encoder; says what is missing and what to do.
     """
-    source, is_folder = _resolve(name_or_path)
-    options = {} if is_folder else {"revision": revision}
-    try:
+    folder = find_folder(name_or_path)
+    name = str(name_or_path)
+    if folder is not None:
+        source, options, silence = str(folder), {}, None
+    else:
+        silence = _why_hub_is_silent()
+        source, options = name, {"revision": revision, "local_files_only": silence is not None}
+    with _explained(name, folder, "configuration (config.json)", silence):
         config = AutoConfig.from_pretrained(source, **options)
-        if not hasattr(config, "text_config") and not hasattr(config, "text"):
-            raise ClipDomainError(
-                f"{name_or_path} is a {config.model_type} model, no dual encoder of images and texts: expected CLIP, "
-                "SigLIP or a vision-text-dual-encoder."
-            )
-        model = AutoModel.from_pretrained(source, dtype=torch.float32, **options)
-        processor = AutoProcessor.from_pretrained(source, **options)
-    except ClipDomainError:
-        raise
-    except SafetensorError as error:
-        raise ClipDomainError(f"{name_or_path}: the weights are damaged or cut short ({error}).") from error
-    except (OSError, ValueError, KeyError, RuntimeError, HFValidationError) as error:
-        raise _explained(name_or_path, is_folder, error) from error
-    if not hasattr(processor, "image_processor") or not hasattr(processor, "tokenizer"):
-        raise ClipDomainError(
-            f"{name_or_path} has no processor for both images and texts (preprocessor_config.json and tokenizer files "
-            "are needed): save one beside the model with `processor.save_pretrained(folder)`."
+    check_dual_encoder(config, name)
+    with _explained(name, folder, "weights", silence), _quiet():
+        # Tensors that do not fit are refused below in one sentence; without the flag it would be a table.
+        model, report = AutoModel.from_pretrained(
+            source, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
+    _check_whole(name, report)
+    files = "processor_config.json or preprocessor_config.json, tokenizer files"
+    with _explained(name, folder, f"processor ({files})", silence):
+        processor = AutoProcessor.from_pretrained(source, **options)
+    _check_processor(name, processor, config)
     if max_text_length is not None:
         stretch_text_positions(model, processor.tokenizer, max_text_length)
+    # Some tokenizers name no limit, or a larger one than their tower has positions for.
+    processor.tokenizer.model_max_length = min(processor.tokenizer.model_max_length, text_capacity(model))
     return model, processor
 
 
-def _resolve(name_or_path: str) -> tuple[str, bool]:
-    """What to hand to `from_pretrained`, and whether it is a folder."""
-    if name_or_path == STARTER:
-        return str(_STARTER_FOLDER), True
-    path = Path(name_or_path).expanduser()
-    if path.is_dir():
-        _check_folder(path)
-        return str(path), True
-    if path.is_file():
-        raise ClipDomainError(f"{name_or_path} is a file: give the folder that holds config.json and the weights.")
-    looks_local = name_or_path.startswith((".", "/", "~", "\\")) or name_or_path.count("/") > 1
-    if looks_local:
-        there = [other.name for other in path.parent.iterdir() if other.is_dir()] if path.parent.is_dir() else []
-        near = difflib.get_close_matches(path.name, there, n=1)
-        hint = f" Did you mean {path.parent / near[0]}?" if near else ""
-        raise ClipDomainError(f"--model_name_or_path {name_or_path}: no such folder.{hint}")
-    return name_or_path, False
+def _check_whole(name: str, report: dict[str, Any]) -> None:
+    """Weights that a file lacks would silently be random."""
+    if report["mismatched_keys"]:
+        key, found, expected = sorted(report["mismatched_keys"])[0]
+        raise ClipDomainError(
+            f"{name}: config.json and the weights belong to different models: {key} has shape {tuple(found)} in the "
+            f"file and {tuple(expected)} by config.json."
+        )
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise ClipDomainError(
+            f"{name}: the weights are incomplete: {len(missing)} tensors are missing, such as {missing[0]}. Was it "
+            "saved from one tower, or from another kind of model?"
+        )
 
 
-def _check_folder(path: Path) -> None:
-    if not (path / "config.json").is_file():
-        nested = [folder.name for folder in sorted(path.iterdir()) if (folder / "config.json").is_file()]
-        hint = f" It holds {', '.join(nested)}: name one of these." if nested else ""
-        raise ClipDomainError(f"{path} holds no model: config.json is missing.{hint}")
-    if not any(found for pattern in _WEIGHTS for found in path.glob(pattern)):
-        raise ClipDomainError(f"{path} holds a configuration but no weights: model.safetensors is missing.")
+def _check_processor(name: str, processor: Any, config: Any) -> None:
+    save = (
+        "Copy them there, or save the base model's processor beside the weights: `processor.save_pretrained(folder)`."
+    )
+    tokenizer = getattr(processor, "tokenizer", None)
+    if tokenizer is None or getattr(processor, "image_processor", None) is None:
+        raise ClipDomainError(
+            f"{name} has no processor for both images and texts: preprocessor_config.json and tokenizer files are "
+            f"needed. {save}"
+        )
+    # Without its files a tokenizer is made all the same, of special tokens alone.
+    if len(tokenizer) <= len(tokenizer.all_special_tokens) + 1:
+        raise ClipDomainError(
+            f"{name} has no vocabulary: tokenizer.json (or vocab.json and merges.txt) is missing. {save}"
+        )
+    vocabulary = config.text_config.vocab_size
+    if len(tokenizer) > vocabulary:
+        raise ClipDomainError(
+            f"{name}: the tokenizer has {len(tokenizer):,} tokens and the text tower {vocabulary:,}: they belong to "
+            f"different models. {save}"
+        )
 
 
-def _explained(name: str, is_folder: bool, error: Exception) -> ClipDomainError:
-    causes = []
-    cause: BaseException | None = error
-    while cause is not None and len(causes) < 10:
-        causes.append(cause)
-        cause = cause.__cause__ or cause.__context__
-    first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    if is_folder:
-        return ClipDomainError(f"{name} could not be loaded: {first_line}")
+@contextmanager
+def _explained(name: str, folder: Path | None, part: str, silence: str | None) -> Iterator[None]:
+    """One sentence for whatever escapes while `part` is loaded."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise ClipDomainError(f"{name}: the weights are damaged or cut short ({error}): copy them again.") from error
+    except Exception as error:  # the parsers of configurations, pickles and tokenizers raise of every kind
+        reason = _first_line(error)
+        if folder is not None:
+            raise ClipDomainError(f"{name}: the {part} could not be loaded: {reason}") from error
+        raise ClipDomainError(_hub_reason(name, error, silence) or f"{name}: {part}: {reason}") from error
+
+
+def _why_hub_is_silent() -> str | None:
+    """Why the Hub cannot be asked now, or `None` when it answers.
+
+    The library repeats every request of every file for half a minute before it falls back on its cache; one question
+    beforehand saves that. Asked twice, since a single connection may be lost.
+    """
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set"
+    for attempt in (1, 2):
+        try:
+            get_session().head(constants.ENDPOINT, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+        except Exception as error:  # the HTTP library's own, which is no dependency of this package
+            reason = _first_line(error)
+            time.sleep(2 - attempt)
+        else:
+            return None
+    return reason
+
+
+def _hub_reason(name: str, error: Exception, silence: str | None) -> str | None:
     local = (
         f"To use a local folder: `hf download {name} --local-dir FOLDER` where there is a network, then "
         "--model_name_or_path FOLDER."
     )
-    if any(isinstance(found, GatedRepoError) for found in causes):
-        return ClipDomainError(f"{name} on the Hub is gated: accept its terms there and log in with `hf auth login`.")
-    if any(isinstance(found, RevisionNotFoundError) for found in causes):
-        return ClipDomainError(f"{name} on the Hub has no such revision.")
-    if any(isinstance(found, RepositoryNotFoundError) for found in causes):
-        return ClipDomainError(
+    causes = tuple(_causes(error))
+    if any(isinstance(cause, GatedRepoError) for cause in causes):
+        return f"{name} on the Hub is gated: accept its terms there and log in with `hf auth login`."
+    if any(isinstance(cause, RevisionNotFoundError) for cause in causes):
+        return f"{name} on the Hub has no such revision: check --model_revision."
+    if any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
+        return (
             f"{name} is neither a local folder nor a model on the Hub that you may read (a private one needs "
-            f"`hf auth login`). {local}"
+            f"`hf auth login`).{near_miss(name)}"
         )
-    return ClipDomainError(
-        f"{name} could not be reached on the Hub and is not in the local cache ({first_line}). {local}"
-    )
+    unreachable = (LocalEntryNotFoundError, HfHubHTTPError, ConnectionError, TimeoutError)
+    if silence is not None or any(isinstance(cause, unreachable) for cause in causes):
+        return (
+            f"{name} could not be reached on the Hub ({constants.ENDPOINT}: {silence or _first_line(causes[-1])}) and "
+            f"is not, or not wholly, in the local cache.{near_miss(name)} {local}"
+        )
+    return None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the library's table of tensors that were left over, such as the position ids of old checkpoints."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)

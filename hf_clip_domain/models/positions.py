@@ -14,8 +14,18 @@ KEEP = 20
 
 
 def text_capacity(model: nn.Module) -> int:
-    """The longest text in tokens, start and end tokens included."""
-    return int(model.config.text_config.max_position_embeddings)
+    """The longest text in tokens, start and end tokens included.
+
+    Raises:
+        ClipDomainError: a text tower without a limit of its own.
+    """
+    positions = getattr(model.config.text_config, "max_position_embeddings", None)
+    if positions is None:
+        raise ClipDomainError(f"the text tower of {type(model).__name__} names no longest text in its configuration.")
+    embeddings = getattr(getattr(model, "text_model", None), "embeddings", None)
+    # RoBERTa and its kin count positions from behind the one reserved for padding.
+    reserved = getattr(getattr(embeddings, "position_embeddings", None), "padding_idx", None)
+    return int(positions) - (0 if reserved is None else reserved + 1)
 
 
 def stretch_text_positions(model: nn.Module, tokenizer: Any, length: int = 248, keep: int = KEEP) -> None:
