@@ -155,13 +155,17 @@ def _hub_reason(name: str, error: Exception, silence: str | None) -> str | None:
             f"{name} is neither a local folder nor a model on the Hub that you may read (a private one needs "
             f"`hf auth login`).{near_miss(name)}"
         )
-    unreachable = (LocalEntryNotFoundError, HfHubHTTPError, ConnectionError, TimeoutError)
-    if silence is not None or any(isinstance(cause, unreachable) for cause in causes):
+    if silence is not None or any(_is_connection_error(cause) for cause in causes):
         return (
             f"{name} could not be reached on the Hub ({constants.ENDPOINT}: {silence or _first_line(causes[-1])}) and "
             f"is not, or not wholly, in the local cache.{near_miss(name)} {local}"
         )
     return None
+
+
+def _is_connection_error(error: BaseException) -> bool:
+    kinds = (LocalEntryNotFoundError, HfHubHTTPError, ConnectionError, TimeoutError)
+    return isinstance(error, kinds) or type(error).__module__.startswith(("httpx", "httpcore"))
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
