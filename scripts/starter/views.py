@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .pairs import Pair
+from .pairs import Pair, digest
 from .teachers import PLACES, TEACHER_SIZE, ImageTeacher
 
 STUDENT_VIEW = PLACES * 16  # 144 pixels
@@ -65,7 +65,7 @@ class ViewMaker:
 
     def _whitening(self, pairs: Sequence[Pair]) -> tuple[torch.Tensor, torch.Tensor]:
         """(1280,), (1280, 256): subtract, multiply."""
-        file = self.folder / "whitening.pt"
+        file = self.folder / f"whitening-{digest(pairs, self.seed)}.pt"
         if not file.exists():
             rng = np.random.default_rng(self.seed)
             chosen = rng.choice(len(pairs), size=min(384, len(pairs)), replace=False)
@@ -84,9 +84,10 @@ class ViewMaker:
     def make(self, name: str, pairs: Sequence[Pair], number: int, whiten_by: Sequence[Pair]) -> Views:
         """`number` views a pair, the first of them the evaluation view; read back from the folder where it can."""
         mean, matrix = self._whitening(whiten_by)
+        of = f"{digest(whiten_by, self.seed)}-{digest(pairs, self.seed)}"
         parts = []
         for view in range(number):
-            file = self.folder / f"{name}-{len(pairs)}-{view}.npz"
+            file = self.folder / f"{name}-{of}-{view}.npz"
             if not file.exists():
                 pictures, maps = self._one_pass(pairs, view, mean, matrix)
                 partial = file.with_suffix(".part.npz")

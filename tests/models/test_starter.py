@@ -63,8 +63,8 @@ def test_pictures_and_texts_become_finite_embeddings_of_one_width(starter):
     assert torch.isfinite(output.logits_per_image).all()
 
 
-@pytest.mark.parametrize("domain", ["general", "scientific", "medical"])
-def test_unseen_procedural_pictures_are_found_well_above_chance(starter, domain):
+@pytest.mark.parametrize("domain", ["general", "scientific", "medical", "industrial"])
+def test_unseen_procedural_pictures_are_found_at_twice_chance(starter, domain):
     model, processor = starter
     # Another seed than the starter was trained with.
     rows = load_samples(domain, train=1, validation=1, test=60, seed=97)["test"]
@@ -83,4 +83,4 @@ def test_unseen_procedural_pictures_are_found_well_above_chance(starter, domain)
         )
     own = output.logits_per_text.diagonal()[:, None]
     recall = ((output.logits_per_text >= own).sum(1) <= 10).float().mean().item()
-    assert recall >= 1.5 * 10 / len(rows), f"recall@10 {recall:.2f}; chance is {10 / len(rows):.2f}"
+    assert recall >= 2 * 10 / len(rows), f"recall@10 {recall:.2f}; chance is {10 / len(rows):.2f}"
