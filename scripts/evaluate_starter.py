@@ -63,9 +63,7 @@ def write_into(card: Path, text: str) -> None:
     content = card.read_text(encoding="utf-8")
     pattern = re.compile(f"({re.escape(MARKERS[0])}).*({re.escape(MARKERS[1])})", re.DOTALL)
     if not pattern.search(content):
-        raise ClipDomainError(
-            f"{card} has no place for the table: add the lines {MARKERS[0]} and {MARKERS[1]}."
-        )
+        raise ClipDomainError(f"{card} has no place for the table: add the lines {MARKERS[0]} and {MARKERS[1]}.")
     card.write_text(pattern.sub(lambda match: f"{match[1]}\n{text}\n{match[2]}", content), encoding="utf-8")
 
 
