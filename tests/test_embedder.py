@@ -198,9 +198,7 @@ def test_classify_averages_prompts_and_scales(kind):
     embedder = ClipEmbedder(model, make_processor())
     labels, templates = ["cat", "dog", "{}"], ["a {}", "one {} here"]
     found = embedder.classify(pictures, labels, templates)
-    averages = torch.stack(
-        [embedder.embed_texts([t.replace("{}", x) for t in templates]).mean(0) for x in labels]
-    )
+    averages = torch.stack([embedder.embed_texts([t.replace("{}", x) for t in templates]).mean(0) for x in labels])
     cosines = embedder.embed_images(pictures) @ torch.nn.functional.normalize(averages, dim=1).T
     torch.testing.assert_close(found, (model.logit_scale.exp() * cosines).softmax(dim=1).detach())
     torch.testing.assert_close(found.sum(dim=1), torch.ones(3))

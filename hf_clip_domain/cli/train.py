@@ -50,7 +50,9 @@ def run(argv: list[str]) -> int:
         revision=options.model.model_revision,
     )
     with training.main_process_first(desc="reading the dataset"):
-        pairs = read_pairs(options.data, domain, output_dir, training.seed, smoke=options.smoke)
+        # Every process reads the same rows; one of them keeps the record of what was set aside.
+        quarantine = output_dir / "quarantine.jsonl" if training.process_index == 0 else None
+        pairs = read_pairs(options.data, domain, quarantine, training.seed, smoke=options.smoke)
     say(_describe(pairs, domain, processor))
 
     model.to(training.device)
@@ -85,7 +87,9 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def read_pairs(data: DataArguments, domain: Domain, output_dir: Path, seed: int, *, smoke: bool) -> DatasetDict:
+def read_pairs(
+    data: DataArguments, domain: Domain, quarantine_file: Path | None, seed: int, *, smoke: bool
+) -> DatasetDict:
     """The splits of the user's dataset, or of the domain's embedded samples; held-out splits always fit on disk.
 
     Raises:
@@ -110,7 +114,7 @@ def read_pairs(data: DataArguments, domain: Domain, output_dir: Path, seed: int,
         validation_fraction=data.validation_fraction,
         test_fraction=data.test_fraction,
         max_bad_fraction=data.max_bad_fraction,
-        quarantine_file=output_dir / "quarantine.jsonl",
+        quarantine_file=quarantine_file,
         seed=seed,
     )
     if "train" not in pairs:

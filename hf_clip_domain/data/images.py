@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def decode_image(image: Any, *, draft_size: int | None = None) -> Image.Image:
         raise ClipDomainError(f"{name}: not a picture in a format that Pillow reads.") from error
     except Image.DecompressionBombError as error:
         raise ClipDomainError(f"{name}: more than {MAX_PIXELS // 1_000_000} megapixels.") from error
-    except (OSError, SyntaxError, ValueError, TypeError, EOFError, KeyError, IndexError) as error:
+    except (OSError, SyntaxError, ArithmeticError, ValueError, TypeError, EOFError, LookupError, struct.error) as error:
         # Pillow's parsers let all of these escape on damaged files.
         raise ClipDomainError(f"{name}: damaged or truncated picture ({error}).") from error
 

@@ -25,9 +25,7 @@ def test_measures_what_the_embeddings_say(clip, rows):
     images = embedder.embed_images([row["image"] for row in pairs])
     assert metrics == pytest.approx(retrieval_metrics(images, embedder.embed_texts(texts), positives))
     assert metrics["candidates"] == 9
-    assert (
-        metrics["image_to_text/candidates"] == 9 + 5 + 1
-    )  # every picture's own, the even ones' second, the shared
+    assert metrics["image_to_text/candidates"] == 9 + 5 + 1  # every picture's own, the even ones' second, the shared
 
 
 def test_a_dataset_and_a_list_agree(clip, rows):
@@ -126,14 +124,10 @@ def one_of_two_processes(folder, rank):
     """What each process of the test above runs: the same metrics and error are expected of both."""
     from conftest import make_clip, make_rows
 
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2
-    )
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     model, processor = make_clip()
     parallel = torch.nn.parallel.DistributedDataParallel(model)
-    found = {
-        count: RetrievalEvaluator(make_rows(count), processor, batch_size=2)(parallel) for count in (1, 7)
-    }
+    found = {count: RetrievalEvaluator(make_rows(count), processor, batch_size=2)(parallel) for count in (1, 7)}
     broken = make_rows(7)
     broken[6]["image"] = {"bytes": b"no picture", "path": None}  # in the second process's share
     try:

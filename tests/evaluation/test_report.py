@@ -27,9 +27,7 @@ def prefixed(name, values):
 
 
 def test_saved_and_loaded_is_equal(tmp_path):
-    report = EvaluationReport(
-        metrics(1 / 3), metrics(2 / 3), dataset="数据", model="me/model", extra={"seed": 0}
-    )
+    report = EvaluationReport(metrics(1 / 3), metrics(2 / 3), dataset="数据", model="me/model", extra={"seed": 0})
     path = report.save(tmp_path / "deeper" / "report.json")
     assert EvaluationReport.load(path) == report
     assert [file.name for file in path.parent.iterdir()] == ["report.json"]  # nothing temporary is left

@@ -33,13 +33,9 @@ def reference(scores, positives, direction):
     ordered = sorted(ranks)
     middle = len(ordered) // 2
     expected = {f"recall@{k}": sum(rank <= k for rank in ranks) / len(ranks) for k in (1, 5, 10)}
-    expected |= {
-        f"chance_recall@{k}": sum(c[n] for c in chances) / len(chances) for n, k in enumerate((1, 5, 10))
-    }
+    expected |= {f"chance_recall@{k}": sum(c[n] for c in chances) / len(chances) for n, k in enumerate((1, 5, 10))}
     expected["mean_rank"] = sum(ranks) / len(ranks)
-    expected["median_rank"] = (
-        ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
-    )
+    expected["median_rank"] = ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
     expected["mrr"] = sum(1 / rank for rank in ranks) / len(ranks)
     expected["candidates"], expected["queries"] = len(scores[0]), len(ranks)
     return {f"{direction}/{name}": value for name, value in expected.items()}
@@ -54,9 +50,7 @@ def test_agrees_with_the_slow_reference(seed):
     image_embeds = torch.tensor([[draw.randint(-2, 2) for _ in range(3)] for _ in range(images)]).float()
     text_embeds = torch.tensor([[draw.randint(-2, 2) for _ in range(3)] for _ in range(texts)]).float()
     similarity = draw.choice([dot, euclidean])
-    metrics = retrieval_metrics(
-        image_embeds, text_embeds, positives, similarity=similarity, chunk=draw.randint(1, 50)
-    )
+    metrics = retrieval_metrics(image_embeds, text_embeds, positives, similarity=similarity, chunk=draw.randint(1, 50))
 
     scores = similarity(image_embeds, text_embeds).tolist()
     expected = reference(scores, positives, "image_to_text") | reference(scores, positives, "text_to_image")
@@ -82,9 +76,7 @@ def test_a_perfect_model_finds_everything():
 def test_a_collapsed_model_finds_nothing(noise):
     torch.manual_seed(0)
     constant = torch.nn.functional.normalize(torch.ones(40, 32), dim=-1)
-    metrics = retrieval_metrics(
-        constant + noise * torch.randn(40, 32), constant + noise * torch.randn(40, 32)
-    )
+    metrics = retrieval_metrics(constant + noise * torch.randn(40, 32), constant + noise * torch.randn(40, 32))
     assert metrics["image_to_text/recall@10"] == metrics["text_to_image/recall@10"] == 0
     assert metrics["image_to_text/median_rank"] == 40
 
@@ -94,9 +86,7 @@ def test_a_second_right_answer_is_no_competitor():
     images, texts = torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.1], [1.0, 0.2], [0.0, 1.0]])
     metrics = retrieval_metrics(images, texts, [(0, 0), (0, 1)])
     assert metrics["image_to_text/mean_rank"] == 1
-    assert (
-        metrics["image_to_text/queries"] == 1 and metrics["text_to_image/queries"] == 2
-    )  # the third is not asked
+    assert metrics["image_to_text/queries"] == 1 and metrics["text_to_image/queries"] == 2  # the third is not asked
     assert metrics["image_to_text/candidates"] == 3
 
 
