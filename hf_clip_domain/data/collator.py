@@ -54,7 +54,8 @@ class PairCollator:
         self.max_text_length = max_text_length
         self.pad_to_multiple_of = pad_to_multiple_of
         self.padding = padding
-        self._masked = "attention_mask" in tokenizer.model_input_names
+        # A tower that pools the last position (SigLIP) was trained, and is evaluated, without a mask.
+        self._masked = padding == "longest" and "attention_mask" in tokenizer.model_input_names
 
     def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         texts = [item["text"] for item in items]
