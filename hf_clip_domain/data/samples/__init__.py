@@ -25,7 +25,7 @@ def available_samples() -> list[str]:
 
 
 def load_samples(
-    domain: str, *, train: int = 1500, validation: int = 150, test: int = 250, seed: int = 0
+    domain: str, *, train: int = 1000, validation: int = 150, test: int = 250, seed: int = 0
 ) -> DatasetDict:
     """Synthetic pairs of a domain, drawn anew and always the same for a seed.
 
