@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,12 +26,12 @@ CONVENTIONS = {
     )
     + _PICTURE_FILES,
     "text": ("text", "caption", "captions", "texts", "sentence", "sentences", "description", "report", "txt", "title"),
-    "label": ("label", "class", "category"),
+    "label": ("label", "class", "category", "cls"),
     "group": ("group", "patient_id", "group_id", "document_id", "study_id"),
-    "split": ("split", "partition", "subset"),
+    "split": ("split",),
 }
 _SPLITS = {
-    "train": ("train", "training"),
+    "train": ("train", "training", "restval"),  # restval: the rest of COCO's validation, in Karpathy's splits
     "validation": ("validation", "val", "valid", "dev"),
     "test": ("test", "testing"),
 }
@@ -115,3 +116,9 @@ def read_split(value: Any) -> str | None:
         if word in spellings:
             return name
     raise ValueError(f"split {value!r} is none of train, validation, test")
+
+
+def split_in_name(name: str) -> str | None:
+    """The split that a folder, a shard or a table is named for (`train`, `test-00000-of-00001`), or `None`."""
+    words = re.split(r"[^a-z]+", name.lower())
+    return next((split for split, spellings in _SPLITS.items() if any(word in spellings for word in words)), None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,21 @@ from hf_clip_domain.errors import ClipDomainError
 
 # Larger than any camera's picture, and far below what fills a laptop's memory when decoded (192 MiB).
 MAX_PIXELS = 64_000_000
+# Pillow's parsers let all of these escape on damaged files.
+_DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    EOFError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+)
 
 
 def decode_image(image: Any, *, draft_size: int | None = None) -> Image.Image:
@@ -27,7 +43,7 @@ def decode_image(image: Any, *, draft_size: int | None = None) -> Image.Image:
         image: a path, bytes, a row `{"bytes", "path"}`, a `PIL.Image`, or an array `(h, w)` or `(h, w, 3)` of uint8,
             or of floats from 0 to 1.
         draft_size: for JPEG, decode at a reduced scale whose sides are at least this many pixels: much faster for
-            photographs when a small picture is all that is needed.
+            photographs when a small picture is all that is needed. A `PIL.Image` is left as it is.
 
     Raises:
         ClipDomainError: no picture, a damaged one, or more than `MAX_PIXELS`; names the file.
@@ -37,8 +53,8 @@ def decode_image(image: Any, *, draft_size: int | None = None) -> Image.Image:
         opened = _open(image)
         if not isinstance(opened, Image.Image):
             return opened
-        _check_size(opened, name)
-        if draft_size is not None:
+        _check_size(opened.size, name)
+        if draft_size is not None and opened is not image:  # a draft would shrink the caller's own picture
             opened.draft("RGB", (draft_size, draft_size))
         opened.load()
         return _to_rgb(ImageOps.exif_transpose(opened))
@@ -50,8 +66,9 @@ def decode_image(image: Any, *, draft_size: int | None = None) -> Image.Image:
         raise ClipDomainError(f"{name}: not a picture in a format that Pillow reads.") from error
     except Image.DecompressionBombError as error:
         raise ClipDomainError(f"{name}: more than {MAX_PIXELS // 1_000_000} megapixels.") from error
-    except (OSError, SyntaxError, ArithmeticError, ValueError, TypeError, EOFError, LookupError, struct.error) as error:
-        # Pillow's parsers let all of these escape on damaged files.
+    except _DAMAGE as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise ClipDomainError(f"{name}: {error.strerror}.") from error
         raise ClipDomainError(f"{name}: damaged or truncated picture ({error}).") from error
 
 
@@ -80,14 +97,14 @@ def _open(image: Any) -> Image.Image:
         if len(image) == 0:
             raise ClipDomainError("an empty picture (0 bytes).")
         if _is_dicom(image[:132]):
-            return _from_dicom(io.BytesIO(image))
+            return _from_dicom(io.BytesIO(image), "a DICOM picture")
         return Image.open(io.BytesIO(image))
     if isinstance(image, (str, os.PathLike)):
         path = Path(image)
         with open(path, "rb") as stream:
             head = stream.read(132)
         if _is_dicom(head) or path.suffix.lower() in (".dcm", ".dicom"):
-            return _from_dicom(path)
+            return _from_dicom(path, str(path))
         return Image.open(path)
     raise ClipDomainError(f"expected a picture (path, bytes, PIL image or array), found {type(image).__name__}.")
 
@@ -96,10 +113,10 @@ def _is_dicom(head: bytes) -> bool:
     return head[128:132] == b"DICM"
 
 
-def _from_dicom(source: Any) -> Image.Image:
+def _from_dicom(source: Any, name: str) -> Image.Image:
     from hf_clip_domain.data.dicom import read_dicom
 
-    return Image.fromarray(read_dicom(source))
+    return Image.fromarray(read_dicom(source, check_size=lambda size: _check_size(size, name)))
 
 
 def _from_array(array: np.ndarray) -> Image.Image:
@@ -122,8 +139,8 @@ def _from_array(array: np.ndarray) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(array.astype(np.uint8)))
 
 
-def _check_size(image: Image.Image, name: str) -> None:
-    width, height = image.size
+def _check_size(size: tuple[int, int], name: str) -> None:
+    width, height = size
     if width * height > MAX_PIXELS:
         raise ClipDomainError(
             f"{name}: {width:,} x {height:,} pixels; more than {MAX_PIXELS // 1_000_000} megapixels is refused."
@@ -135,7 +152,7 @@ def _check_size(image: Image.Image, name: str) -> None:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         return Image.fromarray(_scaled_to_8_bits(np.asarray(image), image.mode)).convert("RGB")
-    if image.mode == "P" and "transparency" in image.info or image.mode == "PA":
+    if image.mode == "PA" or (image.mode in ("1", "L", "P", "RGB") and "transparency" in image.info):
         image = image.convert("RGBA")
     if image.mode in ("RGBA", "LA", "La", "RGBa"):
         image = image.convert("RGBA")
@@ -147,7 +164,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def _scaled_to_8_bits(values: np.ndarray, mode: str) -> np.ndarray:
     """Sixteen bits by their full range; a file whose values fill only 12 or 14 of them by that many bits."""
-    values = values.astype(np.float64)
+    values = np.nan_to_num(values.astype(np.float64), posinf=0)
     if mode == "F" and values.max(initial=0) <= 1:
         full = 1.0
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -26,11 +27,22 @@ class Quarantine:
     """
 
     def __init__(self, source: str, file: Path | None, max_fraction: float):
-        self.source, self.file, self.max_fraction = source, file, max_fraction
-        self.examples: dict[str, str] = {}
+        self.source, self.file, self.max_fraction = source, None if file is None else Path(file), max_fraction
+        self.examples: dict[str, tuple[str, str]] = {}  # of each kind: the reason in full, and where
         self.reasons: Counter[str] = Counter()
-        if file is not None:
-            file.unlink(missing_ok=True)
+        self.listed = -1  # rows up to here stand in the file
+        if self.file is not None:
+            self.file.unlink(missing_ok=True)
+
+    def again(self) -> Quarantine:
+        """For one more pass over the source: counts from nothing, and lists no row twice."""
+        one_more = Quarantine(self.source, None, self.max_fraction)
+        if self.file is not None:
+            one_more.file = self.file
+            if self.file.exists():  # asked of the file, since an earlier pass may have run in another process
+                with open(self.file, encoding="utf-8") as stream:
+                    one_more.listed = max((json.loads(line)["row"] for line in stream), default=-1)
+        return one_more
 
     @property
     def count(self) -> int:
@@ -38,14 +50,17 @@ class Quarantine:
 
     def add(self, row: int, file: str | None, reason: str) -> None:
         """Set one row aside."""
-        if self.file is not None:
+        if self.file is not None and row > self.listed:
+            self.listed = row
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.file, "a", encoding="utf-8") as stream:
+            # A file name may hold bytes that are no UTF-8; backslashes make them the escapes that JSON knows.
+            with open(self.file, "a", encoding="utf-8", errors="backslashreplace") as stream:
                 stream.write(json.dumps({"row": row, "file": file, "reason": reason}, ensure_ascii=False) + "\n")
-        # Messages name their file; without it the same reasons can be counted together.
-        kind = reason.removeprefix(f"{file}: ") if file else reason
+        # Messages name their file and its numbers; without them the same reasons can be counted together.
+        reason = reason.removeprefix(f"{file}: ") if file else reason
+        kind = re.sub(r"\d[\d,]*|'[^']*'", "#", reason)
         self.reasons[kind] += 1
-        self.examples.setdefault(kind, f"row {row}" + (f" ({file})" if file else ""))
+        self.examples.setdefault(kind, (reason, f"row {row}" + (f" ({file})" if file else "")))
 
     def check(self, total: int, *, final: bool = True) -> None:
         """Stop when too large a share of the rows seen so far is bad.
@@ -63,7 +78,7 @@ class Quarantine:
 
     def summary(self, total: int) -> str:
         listed = "; ".join(
-            f"{number} x {reason}, first {self.examples[reason]}" for reason, number in self.reasons.most_common(5)
+            "{} x {}, first {}".format(number, *self.examples[kind]) for kind, number in self.reasons.most_common(5)
         )
         where = f", all listed in {self.file}" if self.file is not None else ""
         return f"{self.count:,} of {total:,} rows cannot be used ({listed}{where})"

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 
 from transformers.utils import logging
 
-from hf_clip_domain.errors import ClipDomainError
-
 logger = logging.get_logger(__name__)
 
 
@@ -26,7 +24,8 @@ def assign_splits(
     Rows that share a key (the group, the hash of the picture) form one cluster and stay together. Without any given
     split, clusters are dealt out by a hash of seed and key, so that adding rows moves none of the others. Given splits
     are kept; where validation is missing, it is carved out of training. A training (or validation) row whose cluster
-    also reaches into the test (or validation) split is left out, and counted in a warning.
+    also reaches into the test (or validation) split is left out, and counted in a warning. A single cluster is training's,
+    with a warning.
 
     Args:
         given: the source's own split of each row, or `None`.
@@ -55,6 +54,12 @@ def _dealt(clusters: Sequence[str], splits: list[str | None], shares: dict[str, 
     """Move whole clusters of training rows to other splits, each by the interval its hash falls into."""
     movable = [cluster for cluster, split in zip(clusters, splits, strict=True) if split == "train"]
     place = {cluster: _share(f"{seed}:{cluster}") for cluster in movable}
+    if len(place) == 1 and any(shares.values()):
+        logger.warning(
+            f"All {len(movable):,} rows belong to one group or picture and are training rows: nothing is held out. "
+            "Give a split column, or another --group_column."
+        )
+        return splits
     home, low = dict.fromkeys(place, "train"), 0.0
     for name, share in shares.items():
         home |= {cluster: name for cluster in place if low <= place[cluster] < low + share}
@@ -65,11 +70,6 @@ def _dealt(clusters: Sequence[str], splits: list[str | None], shares: dict[str, 
         fullest = max(sizes, key=lambda split: sizes[split], default=name)
         if name not in sizes and sizes[fullest] > 1:
             home[min((cluster for cluster in home if home[cluster] == fullest), key=place.__getitem__)] = name
-    if home and "train" not in home.values():
-        raise ClipDomainError(
-            f"all {len(movable):,} rows belong to one group or picture: nothing would be left to train on. Give a split "
-            "column, or another --group_column."
-        )
     return [home[cluster] if split == "train" else split for cluster, split in zip(clusters, splits, strict=True)]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hf_clip_domain.data.images import decode_image
+from hf_clip_domain.data.images import check_image, decode_image
 from hf_clip_domain.data.loading import load_pairs
 from hf_clip_domain.errors import ClipDomainError
 
@@ -147,3 +147,47 @@ def test_damage_is_one_sentence(tmp_path, kind):
 def test_what_is_no_picture_is_refused(image):
     with pytest.raises(ClipDomainError):
         decode_image(image)
+
+
+def test_a_draft_leaves_the_callers_picture_alone(tmp_path):
+    Image.fromarray(gradient(800, 600)).save(tmp_path / "photo.jpg")
+    picture = Image.open(tmp_path / "photo.jpg")
+    decode_image(picture, draft_size=32)
+    assert picture.size == (800, 600)
+
+
+@pytest.mark.parametrize(("mode", "colour"), [("RGB", (0, 0, 0)), ("L", 0)])
+def test_a_transparent_colour_without_alpha_is_white(tmp_path, mode, colour):
+    Image.new(mode, (9, 9), colour).save(tmp_path / "clear.png", transparency=colour)
+    assert decode_image(tmp_path / "clear.png").getpixel((1, 1)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_the_check_finds_every_cut_jpeg_that_decoding_would(progressive):
+    buffer = io.BytesIO()
+    Image.fromarray(gradient(640, 480)).save(buffer, "JPEG", progressive=progressive)
+    content = buffer.getvalue()
+    check_image(content)
+    for end in (-1, -10, len(content) // 2, len(content) // 10):
+        with pytest.raises(ClipDomainError):
+            check_image(content[:end])
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF"])
+def test_random_damage_raises_nothing_else(kind):
+    random = np.random.default_rng(0)
+    buffer = io.BytesIO()
+    Image.fromarray(gradient()).save(buffer, kind)
+    for _ in range(150):
+        content = bytearray(buffer.getvalue())
+        for place in random.integers(0, len(content), 6):
+            content[place] = random.integers(256)
+        try:
+            assert decode_image(bytes(content)).mode == "RGB"
+        except ClipDomainError:
+            pass
+
+
+def test_a_folder_is_called_a_folder(tmp_path):
+    with pytest.raises(ClipDomainError, match="[Dd]irectory"):
+        decode_image(tmp_path)

@@ -3,7 +3,6 @@
 import pytest
 
 from hf_clip_domain.data.splits import assign_splits
-from hf_clip_domain.errors import ClipDomainError
 
 
 def assign(keys, given=None, validation=0.1, test=0.1, seed=0):
@@ -45,8 +44,21 @@ def test_a_handful_of_rows_fills_every_split(count):
         assert set(splits) == {"train", "validation", "test"}
 
 
-def test_one_single_group_cannot_be_split():
-    with pytest.raises(ClipDomainError, match="one group"):
-        for seed in range(200):  # whichever split the group falls into
-            splits = assign([[f"picture:{i}", "group:all"] for i in range(5)], seed=seed, validation=0.5, test=0.4)
-            assert set(splits) == {"train"}
+def test_one_single_group_is_training_whatever_the_seed(caplog):
+    keys = [[f"picture:{i}", "group:all"] for i in range(5)]
+    for seed in range(20):
+        caplog.clear()
+        assert set(assign(keys, seed=seed, validation=0.5, test=0.4)) == {"train"}
+        assert "5 rows belong to one group" in caplog.text
+    caplog.clear()
+    assign(keys, validation=0, test=0)
+    assert not caplog.text
+
+
+def test_leaking_rows_are_counted(caplog):
+    assert assign([["picture:a"], ["picture:a"], ["picture:b"]], given=["train", "test", "train"], validation=0) == [
+        None,
+        "test",
+        "train",
+    ]
+    assert "1 rows share a picture or a group with a held-out split" in caplog.text
