@@ -24,25 +24,32 @@ class Quarantine:
         source: for messages.
         file: where to write; `None` only counts. An earlier file of that name is replaced.
         max_fraction: largest share of bad rows that is tolerated.
+        quiet: no warning about those that are.
     """
 
-    def __init__(self, source: str, file: Path | None, max_fraction: float):
+    def __init__(self, source: str, file: Path | None, max_fraction: float, *, quiet: bool = False):
         self.source, self.file, self.max_fraction = source, None if file is None else Path(file), max_fraction
         self.examples: dict[str, tuple[str, str]] = {}  # of each kind: the reason in full, and where
         self.reasons: Counter[str] = Counter()
+        self.quiet, self.passes = quiet, 0
         self.listed = -1  # rows up to here stand in the file
         if self.file is not None:
             self.file.unlink(missing_ok=True)
 
     def again(self) -> Quarantine:
         """For one more pass over the source: counts from nothing, and lists no row twice."""
-        one_more = Quarantine(self.source, None, self.max_fraction)
+        one_more = Quarantine(self.source, None, self.max_fraction, quiet=self.passes > 0)
+        self.passes += 1
         if self.file is not None:
             one_more.file = self.file
             if self.file.exists():  # asked of the file, since an earlier pass may have run in another process
                 with open(self.file, encoding="utf-8") as stream:
                     one_more.listed = max((json.loads(line)["row"] for line in stream), default=-1)
         return one_more
+
+    def silent(self) -> Quarantine:
+        """For a pass over rows that another pass lists."""
+        return Quarantine(self.source, None, self.max_fraction, quiet=True)
 
     @property
     def count(self) -> int:
@@ -73,7 +80,7 @@ class Quarantine:
         if total and self.count > self.max_fraction * total:
             raise ClipDomainError(f"{self.source}: {self.summary(total)}. More than --max_bad_fraction "
                                   f"{self.max_fraction:g}: mend the data, or allow more.")  # fmt: skip
-        if final and self.count:
+        if final and self.count and not self.quiet:
             logger.warning(f"{self.source}: {self.summary(total)}; the others are used.")
 
     def summary(self, total: int) -> str:

@@ -6,24 +6,27 @@ import csv
 import difflib
 import glob
 import json
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import datasets
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict, load_dataset, load_from_disk
 from datasets.exceptions import DatasetNotFoundError
 from transformers.utils import logging
 
+from hf_clip_domain.data.columns import split_in_name
 from hf_clip_domain.errors import ClipDomainError
 
 logger = logging.get_logger(__name__)
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".dcm")
 _TABLES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson")
+_FILES = (*_TABLES, ".txt", ".parquet", ".tar", ".xlsx", ".xls", ".zip", ".gz", ".tgz")
 _METADATA = ("metadata.jsonl", "metadata.csv", "captions.txt", "metadata.parquet")
 SPLIT = "__split__"
+PLACE = "__place__"  # of a row: the folder, under the base, that its picture's path starts from
 BAD = "__bad__"
 
 
@@ -59,14 +62,18 @@ def open_source(source: str, *, streaming: bool = False, revision: str | None = 
         if path.suffix.lower() == ".tar":
             return _shards(source, str(path), streaming)
         if path.suffix.lower() == ".parquet":
-            return Source(source, path.parent, tables=_load(source, "parquet", str(path), streaming))
+            return Source(source, path.parent, tables=_load(source, "parquet", [str(path)], streaming))
         return Source(source, path.parent, rows=_Rows(path))
-    if source.startswith((".", "/", "~")) or source.count("/") > 1 or path.suffix.lower() in (*_TABLES, ".parquet"):
-        there = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
-        near = difflib.get_close_matches(path.name, there, n=1)
-        hint = f" Did you mean {path.parent / near[0]}?" if near else ""
-        raise ClipDomainError(f"--dataset {source}: no such file or folder.{hint}")
+    # A Hub id is a name, or owner/name, without the ending of a file.
+    if source.startswith((".", "/", "~")) or source.count("/") > 1 or path.suffix.lower() in _FILES:
+        raise ClipDomainError(f"--dataset {source}: no such file or folder.{_near(path)}")
     return Source(source, Path("."), tables=_from_hub(source, streaming, revision))
+
+
+def _near(path: Path) -> str:
+    there = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, there, n=3)
+    return f" Did you mean {' or '.join(str(path.parent / name) for name in near)}?" if near else ""
 
 
 class _Rows:
@@ -75,7 +82,7 @@ class _Rows:
     def __init__(self, path: Path):
         self.path = path
         if path.suffix.lower() not in (*_TABLES, ".txt"):
-            known = ", ".join((*_TABLES, ".parquet", ".tar"))
+            known = ", ".join((*_TABLES, ".txt", ".parquet", ".tar"))
             raise ClipDomainError(f"{path}: unknown format {path.suffix!r}; expected one of {known}, or a folder.")
         if path.stat().st_size == 0:
             raise ClipDomainError(f"{path} is empty.")
@@ -84,7 +91,7 @@ class _Rows:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         suffix = self.path.suffix.lower()
         with open(self.path, encoding=self.encoding, newline="" if suffix in (".csv", ".tsv") else None) as stream:
-            if self.path.name == "captions.txt":
+            if suffix == ".txt":
                 yield from _captions(stream)
             elif suffix in (".csv", ".tsv"):
                 yield from _csv(stream, "\t" if suffix == ".tsv" else None)
@@ -94,8 +101,13 @@ class _Rows:
                 yield from _json_lines(stream)
 
 
-def _encoding(path: Path) -> str:
+def _encoding(path: Path, *, say: bool = True) -> str:
     """UTF-8 (with or without a byte order mark) if the whole file is; otherwise what Windows and Excel write."""
+    with open(path, "rb") as stream:
+        if stream.read(2) in (b"\xff\xfe", b"\xfe\xff"):
+            if say:
+                logger.warning(f"{path} is not UTF-8; it is read as utf-16.")
+            return "utf-16"
     for encoding in ("utf-8-sig", "cp1252", "latin-1"):
         try:
             with open(path, encoding=encoding) as stream:
@@ -103,7 +115,7 @@ def _encoding(path: Path) -> str:
                     pass
         except UnicodeDecodeError:
             continue
-        if encoding != "utf-8-sig":
+        if encoding != "utf-8-sig" and say:
             logger.warning(f"{path} is not UTF-8; it is read as {encoding}.")
         return encoding
     raise AssertionError("latin-1 decodes every byte")
@@ -117,6 +129,7 @@ def _csv(stream, delimiter: str | None) -> Iterator[dict[str, Any]]:
         delimiter = max(",;\t", key=head.count)
     reader = csv.DictReader(stream, delimiter=delimiter)
     try:
+        reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
         for row in reader:
             if None in row:
                 yield {BAD: f"{len(row[None])} more cells than columns"}
@@ -130,12 +143,24 @@ def _json(stream, path: Path) -> Iterator[dict[str, Any]]:
     try:
         content = json.load(stream)
     except ValueError as error:
-        raise ClipDomainError(f"{path} is not valid JSON: {error}.") from error
+        stream.seek(0)
+        if not _is_object(stream.readline()):
+            raise ClipDomainError(f"{path} is not valid JSON: {error}.") from error
+        stream.seek(0)  # lines of JSON under the other name
+        yield from _json_lines(stream)
+        return
     rows = content.get("data") if isinstance(content, dict) else content
     if not isinstance(rows, list):
         raise ClipDomainError(f"{path}: expected a list of rows, or an object with the list under `data`.")
     for row in rows:
         yield row if isinstance(row, dict) else {BAD: f"a row is a {type(row).__name__}, expected an object"}
+
+
+def _is_object(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
 
 
 def _json_lines(stream) -> Iterator[dict[str, Any]]:
@@ -162,20 +187,24 @@ def _captions(stream) -> Iterator[dict[str, Any]]:
 
 def _folder(source: str, path: Path, streaming: bool) -> Source:
     if (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists():
-        loaded = load_from_disk(str(path))
+        try:
+            loaded = load_from_disk(str(path))
+        except Exception as error:  # of every kind, as for `_load`
+            raise ClipDomainError(f"--dataset {source}: the saved dataset is damaged: {_reason(error)}") from error
         return Source(source, path, tables=dict(loaded) if isinstance(loaded, DatasetDict) else {"": loaded})
     places = [("", path)] + [(child.name, child) for child in sorted(path.iterdir()) if child.is_dir()]
     rows: list[Iterable[dict[str, Any]]] = []
     for split, place in places:
         metadata = next((place / name for name in _METADATA if (place / name).is_file()), None)
         if metadata is not None and metadata.suffix != ".parquet":
-            rows.append(_placed(_Rows(metadata), "" if split == "images" else split, place.relative_to(path)))
+            rows.append(_placed(_Rows(metadata), split_in_name(split), str(place.relative_to(path))))
     if rows:
         return Source(source, path, rows=_Chain(rows))
     if any(path.glob("*.tar")):
-        return _shards(source, str(path / "*.tar"), streaming)
+        return Source(source, path, tables=_load(source, "webdataset", sorted(map(str, path.glob("*.tar"))), streaming))
     if any(path.rglob("*.parquet")):
-        return Source(source, path, tables=_load(source, "parquet", str(path / "**/*.parquet"), streaming))
+        files = sorted(map(str, path.rglob("*.parquet")))
+        return Source(source, path, tables=_load(source, "parquet", files, streaming))
     if any(picture.with_suffix(".txt").is_file() for picture in _pictures(path)):
         return Source(source, path, rows=_SideBySide(path))
     raise ClipDomainError(
@@ -196,11 +225,12 @@ class _SideBySide:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for picture in _pictures(self.path):
-            caption = picture.with_suffix(".txt")
-            text = caption.read_text(encoding=_encoding(caption)).splitlines() if caption.is_file() else None
-            row = {"image": str(picture.relative_to(self.path)), "text": text}
-            top = picture.relative_to(self.path).parts[0]
-            yield {**row, SPLIT: top} if top in ("train", "validation", "val", "valid", "dev", "test") else row
+            caption, place = picture.with_suffix(".txt"), picture.relative_to(self.path)
+            text = None
+            if caption.is_file():
+                text = caption.read_text(encoding=_encoding(caption, say=False)).splitlines()
+            split = split_in_name(place.parts[0]) if len(place.parts) > 1 else None
+            yield {"image": str(place), "text": text, SPLIT: split}
 
 
 @dataclass(frozen=True)
@@ -208,12 +238,12 @@ class _placed:
     """Rows of a sub-folder: paths are relative to it, and its name is their split if it is one."""
 
     rows: _Rows
-    split: str
-    place: Path
+    split: str | None
+    place: str
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for row in self.rows:
-            yield {**row, SPLIT: self.split, "__place__": str(self.place)} if self.split else row
+            yield {**row, SPLIT: self.split, PLACE: self.place}
 
 
 @dataclass(frozen=True)
@@ -247,13 +277,21 @@ def _expanded(pattern: str) -> list[str]:
     return [whole for choice in choices for whole in _expanded(before + choice + after)]
 
 
-def _load(source: str, kind: str, files: str | list[str], streaming: bool) -> dict[str, Dataset | IterableDataset]:
+def _load(source: str, kind: str, files: list[str], streaming: bool) -> dict[str, Dataset | IterableDataset]:
+    """The files as tables, one a split where their names tell (`test-00000-of-00001.parquet`, `val/000.tar`)."""
+    common = os.path.commonpath([os.path.dirname(file) for file in files])
+    named: dict[str, list[str]] = {}
+    for file in files:
+        place, name = os.path.split(os.path.relpath(file, common))
+        named.setdefault(split_in_name(name) or split_in_name(place) or "train", []).append(file)
     try:
-        loaded = load_dataset(kind, data_files=files, split="train", streaming=streaming)
+        return dict(load_dataset(kind, data_files=named, streaming=streaming))
     except Exception as error:  # the builders raise a dozen types for a damaged file
-        reason = " ".join(str(error.__cause__ or error).split())
-        raise ClipDomainError(f"--dataset {source} could not be read as {kind}: {reason}") from error
-    return {"": loaded}
+        raise ClipDomainError(f"--dataset {source} could not be read as {kind}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error.__cause__ or error).split()) or type(error).__name__
 
 
 def _from_hub(source: str, streaming: bool, revision: str | None) -> dict[str, Dataset | IterableDataset]:
@@ -261,13 +299,19 @@ def _from_hub(source: str, streaming: bool, revision: str | None) -> dict[str, D
         f"To use a local copy: `hf download {source} --repo-type dataset --local-dir FOLDER` where there is a network, "
         "then --dataset FOLDER."
     )
+    near = _near(Path(source))
     try:
         loaded = load_dataset(source, revision=revision, streaming=streaming)
     except DatasetNotFoundError as error:
         raise ClipDomainError(
-            f"--dataset {source}: neither a local file or folder nor a dataset on the Hub that you may read. {local}"
+            f"--dataset {source}: neither a local file or folder nor a dataset on the Hub that you may read.{near} {local}"
         ) from error
-    except (ConnectionError, OSError, datasets.exceptions.DatasetsError, ValueError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ClipDomainError(f"--dataset {source} could not be reached on the Hub ({first}). {local}") from error
+    except OSError as error:  # no connection is one
+        raise ClipDomainError(
+            f"--dataset {source} could not be reached on the Hub ({_reason(error)}).{near} {local}"
+        ) from error
+    except Exception as error:  # a script, a missing configuration, damaged files: each raises its own
+        raise ClipDomainError(
+            f"--dataset {source} could not be read from the Hub ({_reason(error)}). {local}"
+        ) from error
     return dict(loaded) if isinstance(loaded, (DatasetDict, IterableDatasetDict)) else {"": loaded}

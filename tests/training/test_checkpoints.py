@@ -15,6 +15,15 @@ from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.training import ClipTrainer, checkpoints
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Bitwise equality needs one number of threads on both sides, and a forked child has no thread pool to join."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def make_trainer(folder, clip, pairs, callbacks=(), **settings):
     settings = {
         "per_device_train_batch_size": 8,
@@ -65,7 +74,6 @@ def test_a_killed_run_resumes_to_bitwise_the_same_weights(tmp_path, clip, pairs,
     whole.train()
 
     def killed():
-        torch.set_num_threads(1)
         make_trainer(tmp_path / "cut", clip, pairs, [KillAt(step)]).train()
 
     assert run_child(killed) == -signal.SIGKILL
