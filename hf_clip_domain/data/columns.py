@@ -118,7 +118,12 @@ def read_split(value: Any) -> str | None:
     raise ValueError(f"split {value!r} is none of train, validation, test")
 
 
+def split_of_folder(name: str) -> str | None:
+    """The split that a folder is, or `None`: `test` is one, and `test_tube` may be a class."""
+    return next((split for split, spellings in _SPLITS.items() if name.lower() in spellings), None)
+
+
 def split_in_name(name: str) -> str | None:
-    """The split that a folder, a shard or a table is named for (`train`, `test-00000-of-00001`), or `None`."""
+    """The split that a shard or a table is named for (`train`, `test-00000-of-00001`), or `None`."""
     words = re.split(r"[^a-z]+", name.lower())
     return next((split for split, spellings in _SPLITS.items() if any(word in spellings for word in words)), None)

@@ -16,7 +16,7 @@ from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict,
 from datasets.exceptions import DatasetNotFoundError
 from transformers.utils import logging
 
-from hf_clip_domain.data.columns import split_in_name
+from hf_clip_domain.data.columns import split_in_name, split_of_folder
 from hf_clip_domain.errors import ClipDomainError
 
 logger = logging.get_logger(__name__)
@@ -197,7 +197,7 @@ def _folder(source: str, path: Path, streaming: bool) -> Source:
     for split, place in places:
         metadata = next((place / name for name in _METADATA if (place / name).is_file()), None)
         if metadata is not None and metadata.suffix != ".parquet":
-            rows.append(_placed(_Rows(metadata), split_in_name(split), str(place.relative_to(path))))
+            rows.append(_placed(_Rows(metadata), split_of_folder(split), str(place.relative_to(path))))
     if rows:
         return Source(source, path, rows=_Chain(rows))
     if any(path.glob("*.tar")):
@@ -229,7 +229,7 @@ class _SideBySide:
             text = None
             if caption.is_file():
                 text = caption.read_text(encoding=_encoding(caption, say=False)).splitlines()
-            split = split_in_name(place.parts[0]) if len(place.parts) > 1 else None
+            split = split_of_folder(place.parts[0]) if len(place.parts) > 1 else None
             yield {"image": str(place), "text": text, SPLIT: split}
 
 
@@ -283,7 +283,9 @@ def _load(source: str, kind: str, files: list[str], streaming: bool) -> dict[str
     named: dict[str, list[str]] = {}
     for file in files:
         place, name = os.path.split(os.path.relpath(file, common))
-        named.setdefault(split_in_name(name) or split_in_name(place) or "train", []).append(file)
+        folders = (split_of_folder(part) for part in Path(place).parts)
+        split = split_in_name(name) or next(filter(None, folders), "train")
+        named.setdefault(split, []).append(file)
     try:
         return dict(load_dataset(kind, data_files=named, streaming=streaming))
     except Exception as error:  # the builders raise a dozen types for a damaged file

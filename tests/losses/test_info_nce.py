@@ -107,14 +107,14 @@ def test_unequal_counts_need_targets():
 
 def test_losses_by_name_and_by_path(tmp_path, monkeypatch):
     assert isinstance(build_loss("info_nce"), InfoNCE) and "info_nce" in available_losses()
-    (tmp_path / "my_losses.py").write_text("import torch\nclass Mine(torch.nn.Module):\n    pass\ndef no(): return 3\n")
+    (tmp_path / "home_made_losses.py").write_text("import torch\nclass Mine(torch.nn.Module):\n    pass\ndef no(): return 3\n")
     monkeypatch.syspath_prepend(tmp_path)
-    assert type(build_loss("my_losses:Mine")).__name__ == "Mine"
+    assert type(build_loss("home_made_losses:Mine")).__name__ == "Mine"
     for name, message in {
         "info_nse": "Did you mean 'info_nce'",
-        "my_losses:Yours": "could not be imported",
+        "home_made_losses:Yours": "could not be imported",
         "no_such_module:Loss": "could not be imported",
-        "my_losses:no": "must be a torch.nn.Module",
+        "home_made_losses:no": "must be a torch.nn.Module",
     }.items():
         with pytest.raises(ClipDomainError, match=message):
             build_loss(name)
