@@ -107,7 +107,9 @@ def test_unequal_counts_need_targets():
 
 def test_losses_by_name_and_by_path(tmp_path, monkeypatch):
     assert isinstance(build_loss("info_nce"), InfoNCE) and "info_nce" in available_losses()
-    (tmp_path / "home_made_losses.py").write_text("import torch\nclass Mine(torch.nn.Module):\n    pass\ndef no(): return 3\n")
+    (tmp_path / "home_made_losses.py").write_text(
+        "import torch\nclass Mine(torch.nn.Module):\n    pass\ndef no(): return 3\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     assert type(build_loss("home_made_losses:Mine")).__name__ == "Mine"
     for name, message in {
