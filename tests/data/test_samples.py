@@ -5,7 +5,7 @@ from hashlib import sha256
 
 import numpy as np
 import pytest
-from sklearn.datasets import load_iris, load_wine
+from sklearn.datasets import load_breast_cancer, load_iris, load_wine
 
 from hf_clip_domain.data.images import decode_image
 from hf_clip_domain.data.samples import available_samples, draw_sample, load_samples
@@ -52,21 +52,20 @@ def drawings(domain, label=None, count=300):
     return [drawing for drawing in found if label is None or drawing.label == label]
 
 
-def test_bar_charts_of_classes_name_the_class_that_is_highest_in_the_whole_table():
-    """Their means come from four fifths of the rows, so only clear cases can be held against the table."""
-    tables = {"iris": load_iris(), "wine": load_wine()}
+def test_bar_charts_of_classes_show_the_means_of_the_rows_they_count():
+    tables = {"iris": load_iris(), "wine": load_wine(), "breast cancer": load_breast_cancer()}
     checked = 0
-    for drawing in drawings("scientific", "bar chart", 900):
-        table = tables.get(drawing.facts["table"])
-        if table is None:
-            continue
-        values = table.data[:, drawing.facts["column"]]
-        means = np.array([values[table.target == index].mean() for index in range(3)])
-        if np.sort(means)[-1] > 1.05 * np.sort(means)[-2]:
-            winner = str(table.target_names[means.argmax()]).replace("class_", "cultivar ")
-            assert drawing.facts["best"] == winner and drawing.captions[1].lower().startswith(winner)
-            checked += 1
-    assert checked >= 10
+    for drawing in drawings("scientific", "bar chart", 600):
+        table, rows = tables[drawing.facts["table"]], drawing.facts["rows"]
+        values, target = table.data[rows, drawing.facts["column"]], table.target[rows]
+        means = [values[target == index].mean() for index in range(len(table.target_names))]
+        assert drawing.facts["means"] == pytest.approx(means)
+        assert f"in {len(set(rows))} samples" in drawing.captions[0]
+        winner = str(table.target_names[np.argmax(means)]).replace("class_", "cultivar ")
+        assert drawing.captions[1].lower().startswith(winner)
+        assert f"{max(means):.4g}," in drawing.captions[1]
+        checked += 1
+    assert checked >= 30
 
 
 def test_correlations_are_those_of_the_plotted_points():
@@ -87,6 +86,45 @@ def test_inspection_captions_state_the_defects_that_were_drawn():
         elif "missing" in drawing.facts:
             assert str(drawing.facts["present"]) in drawing.captions[0]
             assert drawing.captions[1].count("column") == drawing.facts["missing"]
+
+
+@pytest.mark.parametrize("kind", ["hole", "inclusion"])
+def test_a_defects_stated_size_is_that_of_its_pixels(kind):
+    """Black on a bright pane: its extent is read off the picture, in millimetres of the 50 that the width shows."""
+    checked = 0
+    for drawing in drawings("industrial", kind, 900):
+        if drawing.facts["defects"] != 1 or "Glass" not in drawing.captions[0]:
+            continue
+        pixels = np.asarray(drawing.image.convert("L"), float)
+        dark = pixels[: int(0.91 * pixels.shape[0])] < 100
+        columns = np.flatnonzero(dark.any(axis=0))
+        measured = (columns[-1] - columns[0] + 1) / pixels.shape[1] * 50
+        assert measured == pytest.approx(drawing.facts["sizes"][0], abs=0.8)
+        checked += 1
+    assert checked >= 3
+
+
+def test_no_two_stripes_of_a_flag_share_a_colour():
+    for drawing in drawings("general", "flag"):
+        inks = re.search(r" in (.*) with a white", drawing.captions[0])[1].split(", ")
+        assert len(set(inks)) == len(inks) == drawing.facts["stripes"]
+
+
+def test_a_nodule_stands_out_of_its_lung():
+    checked = 0
+    for drawing in drawings("medical", "chest phantom", 400):
+        if drawing.facts["finding"] == "nodule":
+            pixels = np.asarray(drawing.image.convert("L"), float)
+            height, width = pixels.shape
+            side = -1 if drawing.facts["side"] == "right" else 1
+            lungs = pixels[int(0.25 * height) : int(0.42 * height)]
+            with_nodule, without = (
+                lungs[:, int((0.5 + sign * 0.23) * width) - 3 : int((0.5 + sign * 0.23) * width) + 4].max()
+                for sign in (side, -side)
+            )
+            assert with_nodule > without + 40
+            checked += 1
+    assert checked >= 5
 
 
 def test_a_chest_phantoms_finding_is_on_the_side_the_caption_says():

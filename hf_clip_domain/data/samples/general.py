@@ -157,7 +157,7 @@ def people(rng) -> Drawing:
         inks.append(ink)
     captions = [
         f"A drawing of {count(number, 'person', 'people')} standing in a row, dressed in {', '.join(inks)}; "
-        f"{count(hats, 'wears a hat', 'wear hats')}.",
+        f"{count(hats, 'wears a hat', 'wear hats') if hats else 'nobody wears a hat'}.",
     ]
     return Drawing(canvas.done(), captions, "people", {"people": number, "hats": hats})
 
@@ -236,7 +236,7 @@ def trend(rng) -> Drawing:
 
 def flag(rng) -> Drawing:
     stripes, upright = int(rng.integers(2, 6)), bool(rng.integers(2))
-    inks = [one_of(rng, list(COLOURS)) for _ in range(stripes)]
+    inks = rng.choice(list(COLOURS), stripes, replace=False)  # two stripes of one colour would look like one
     canvas = Canvas(216, 144, (255, 255, 255))
     for index, ink in enumerate(inks):
         low, high = index / stripes, (index + 1) / stripes

@@ -9,13 +9,13 @@ from hf_clip_domain.data.samples.canvas import Canvas, Drawing, count, noise, on
 DEFECTS = {
     "scratch": "scratches",
     "crack": "cracks",
-    "pit": "pits",
+    "cluster of pits": "clusters of pits",
     "inclusion": "inclusions",
     "stain": "stains",
     "hole": "holes",
     "dent": "dents",
 }
-# Millimetres across the field of view, so that sizes can be stated.
+# Millimetres across the width of the picture, so that sizes can be stated.
 FIELD_MM = 50
 
 
@@ -80,12 +80,11 @@ def surface(rng) -> Drawing:
     kind = one_of(rng, list(DEFECTS))
     number = int(rng.integers(1, 5))
     places, sizes = [], []
-    for _ in range(number):
-        x, y = float(rng.uniform(0.15, 0.85)), float(rng.uniform(0.15, 0.85))
-        size = float(rng.uniform(0.04, 0.22 if kind in ("scratch", "crack") else 0.1))
-        _draw_defect(rng, canvas, kind, x, y, size)
+    for x, y, reach in _spots(rng, number, 0.22 if kind in ("scratch", "crack") else 0.1, width / height):
+        _draw_defect(rng, canvas, kind, x, y, reach)
         places.append(place_in_words(x, y))
-        sizes.append(round(2 * size * FIELD_MM, 1))
+        sizes.append(round(2 * reach * FIELD_MM, 1))
+    number = len(sizes)
     _part_number(canvas, batch)
     where = "; ".join(f"{place}, {size} mm" for place, size in zip(places, sizes, strict=True))
     captions = [
@@ -96,38 +95,69 @@ def surface(rng) -> Drawing:
     return Drawing(canvas.done(), captions, kind, {"defects": number, "sizes": sizes, "places": places})
 
 
-def _draw_defect(rng, canvas: Canvas, kind: str, x: float, y: float, size: float) -> None:
+def _spots(rng, number: int, largest: float, stretch: float) -> list[tuple[float, float, float]]:
+    """Up to `number` places `(x, y, reach)`, whole within the picture, above the part number, none over another.
+
+    `reach` is half of a defect's largest extent as a share of the picture's width; `stretch` is width by height.
+    """
+    spots: list[tuple[float, float, float]] = []
+    for _ in range(60):
+        reach = float(rng.uniform(0.04, largest))
+        x = float(rng.uniform(reach + 0.02, 0.98 - reach))
+        y = float(rng.uniform(reach * stretch + 0.02, 0.9 - reach * stretch))
+        if all(np.hypot(x - other[0], (y - other[1]) / stretch) > 1.1 * (reach + other[2]) for other in spots):
+            spots.append((x, y, reach))
+        if len(spots) == number:
+            break
+    return spots
+
+
+def _draw_defect(rng, canvas: Canvas, kind: str, x: float, y: float, reach: float) -> None:
+    """One defect that extends `reach` (a share of the width) to both sides of its middle along its longest axis."""
     dark, light = shades(rng, (45, 42, 40)), shades(rng, (225, 225, 220))
+    stretch = canvas.width / canvas.height
     if kind == "scratch":
         angle = rng.uniform(0, np.pi)
-        dx, dy = size * np.cos(angle), size * np.sin(angle)
+        dx, dy = reach * np.cos(angle), reach * np.sin(angle) * stretch
         canvas.line([(x - dx, y - dy), (x + dx, y + dy)], light if rng.random() < 0.6 else dark, rng.uniform(0.8, 2))
     elif kind == "crack":
         angle = rng.uniform(0, np.pi)
-        steps = np.linspace(-1, 1, 9)
-        jitter = rng.normal(scale=0.018, size=(2, 9))
+        along = reach * np.linspace(-1, 1, 9)
+        aside = reach * rng.normal(scale=0.12, size=9)
+        aside[[0, -1]] = 0  # from tip to tip it is as long as stated
         points = [
-            (x + size * step * np.cos(angle) + dx, y + size * step * np.sin(angle) + dy)
-            for step, dx, dy in zip(steps, *jitter, strict=True)
+            (x + a * np.cos(angle) - b * np.sin(angle), y + (a * np.sin(angle) + b * np.cos(angle)) * stretch)
+            for a, b in zip(along, aside, strict=True)
         ]
         canvas.line(points, dark, rng.uniform(1, 2.2))
-    elif kind == "pit":
-        for _ in range(int(rng.integers(5, 10))):
-            dx, dy = rng.normal(scale=size / 2, size=2)
-            canvas.disc(x + dx, y + dy, rng.uniform(0.005, 0.014), dark)
+    elif kind == "cluster of pits":
+        for dx, dy, radius in _cluster(rng, reach, int(rng.integers(5, 10)), (0.06, 0.2)):
+            canvas.disc(x + dx, y + dy * stretch, radius, dark)
     elif kind == "inclusion":
-        canvas.disc(x, y, size, dark, ry=size * rng.uniform(0.25, 0.5))
+        canvas.disc(x, y, reach, dark, ry=reach * stretch * rng.uniform(0.4, 0.7))
     elif kind == "stain":
         colour = shades(rng, one_of(rng, [(120, 85, 45), (150, 70, 40), (90, 95, 60)]))
-        for _ in range(6):
-            dx, dy = rng.normal(scale=size / 3, size=2)
-            canvas.disc(x + dx, y + dy, size * rng.uniform(0.4, 0.8), colour)
+        for dx, dy, radius in _cluster(rng, reach, 6, (0.4, 0.7)):
+            canvas.disc(x + dx, y + dy * stretch, radius, colour)
     elif kind == "hole":
-        canvas.disc(x, y, size * 0.7, (8, 8, 8), outline=light, width=1.5)
+        canvas.disc(x, y, reach + 0.007, light)  # its bright rim
+        canvas.disc(x, y, reach, (8, 8, 8))
     else:  # a dent: a bright and a dark crescent
-        canvas.disc(x - size * 0.12, y - size * 0.12, size * 0.8, light)
-        canvas.disc(x + size * 0.12, y + size * 0.12, size * 0.8, dark)
-        canvas.disc(x, y, size * 0.72, (135, 134, 132))
+        shift = 0.15 * reach
+        canvas.disc(x - shift * 0.7, y - shift * 0.7 * stretch, reach - shift, light)
+        canvas.disc(x + shift * 0.7, y + shift * 0.7 * stretch, reach - shift, dark)
+        canvas.disc(x, y, reach - 1.6 * shift, (135, 134, 132))
+
+
+def _cluster(rng, reach: float, number: int, radii: tuple[float, float]) -> list[tuple[float, float, float]]:
+    """Discs `(dx, dy, radius)` as shares of the width, the first two at opposite ends `2 * reach` apart."""
+    turn, discs = rng.uniform(0, 2 * np.pi), []
+    for index in range(number):
+        radius = reach * rng.uniform(*radii)
+        angle = turn + index * np.pi if index < 2 else rng.uniform(0, 2 * np.pi)
+        off = (reach - radius) * (1 if index < 2 else rng.uniform(0, 1) ** 0.5)
+        discs.append((off * np.cos(angle), off * np.sin(angle), radius))
+    return discs
 
 
 def _part_number(canvas: Canvas, number: int) -> None:

@@ -53,7 +53,8 @@ def chest_phantom(rng) -> Drawing:
     finding = one_of(rng, ["nodule", "effusion", "none"])
     film = int(rng.integers(100, 1000))
     if finding == "nodule":
-        canvas.disc(0.5 + _SIDES[side] * 0.23, float(rng.uniform(0.3, 0.6)), 0.025, (200,) * 3)
+        # Above the heart, which would hide it.
+        canvas.disc(0.5 + _SIDES[side] * 0.23, float(rng.uniform(0.27, 0.4)), 0.025, (200,) * 3)
         words = f"a round nodule in the {side} lung"
     elif finding == "effusion":
         canvas.disc(0.5 + _SIDES[side] * 0.22, 0.78, 0.16, (185,) * 3, ry=0.08)

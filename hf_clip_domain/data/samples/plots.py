@@ -72,7 +72,8 @@ def histogram(rng) -> Drawing:
     tail = "a long tail to high values" if skew > 0.8 else "a tail to low values" if skew < -0.8 else "no long tail"
     captions = [
         f"Histogram of {features[column]} in the {name} data with {bins} {ink} bars and {tail}.",
-        f"Most {name} samples have a {features[column]} near {mode:.3g}; the tallest of {bins} bars counts {counts.max()}.",
+        f"The commonest {features[column]} in the {name} data is near {mode:.3g}; the tallest of {bins} bars counts "
+        f"{counts.max()}.",
     ]
     return Drawing(canvas.done(), captions, "histogram", {"bins": bins, "highest": int(counts.max())})
 
@@ -82,8 +83,8 @@ def class_means(rng) -> Drawing:
     data, target, features, _ = _table(name)
     groups = _classes(name)
     column = int(rng.integers(len(features)))
-    rows = rng.random(len(data)) < 0.8
-    means = [float(data[rows & (target == index), column].mean()) for index in range(len(groups))]
+    rows = rng.permutation(len(data))[: int(rng.integers(len(data) // 2, len(data) + 1))]
+    means = [float(data[rows][target[rows] == index, column].mean()) for index in range(len(groups))]
     ink = one_of(rng, INK)
     canvas = Canvas(*size_of(rng))
     low = min(0.0, min(means))
@@ -95,10 +96,13 @@ def class_means(rng) -> Drawing:
     best = groups[int(np.argmax(means))]
     listed = ", ".join(f"{group} {mean:.3g}" for group, mean in zip(groups, means, strict=True))
     captions = [
-        f"Bar chart of the mean {features[column]} by class in the {name} data ({listed}), {ink} bars.",
-        f"{best[0].upper() + best[1:]} has the highest mean {features[column]}, {max(means):.4g}.",
+        f"Bar chart of the mean {features[column]} by class in {len(rows)} samples of the {name} data ({listed}), {ink} "
+        f"bars.",
+        f"{best[0].upper() + best[1:]} has the highest mean {features[column]}, {max(means):.4g}, among {len(rows)} samples.",
     ]
-    return Drawing(canvas.done(), captions, "bar chart", {"table": name, "column": column, "best": best})
+    return Drawing(
+        canvas.done(), captions, "bar chart", {"table": name, "column": column, "rows": rows, "means": means}
+    )
 
 
 def law(rng) -> Drawing:
