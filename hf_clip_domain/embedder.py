@@ -23,7 +23,7 @@ from hf_clip_domain.data.transforms import ImageTransform
 from hf_clip_domain.domains import Domain, load_domain
 from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.models.dual_encoder import find_logit_scale, text_padding
-from hf_clip_domain.models.loading import load_model
+from hf_clip_domain.models.loading import find_hub_file, load_model
 from hf_clip_domain.models.positions import text_capacity
 from hf_clip_domain.similarity import SimilarityFunction, build_similarity, wants_normalised
 
@@ -198,11 +198,11 @@ class ClipEmbedder:
 
     def _pixels(self, position: int, image: Any) -> torch.Tensor:
         try:
+            if self._transform is not None:
+                return self._transform.evaluation(image)  # decodes a large JPEG no larger than it needs
             picture = decode_image(image)
         except ClipDomainError as error:
             raise ClipDomainError(f"image {position}: {error}") from error
-        if self._transform is not None:
-            return self._transform.evaluation(picture)
         return self.processor.image_processor(images=picture, return_tensors="pt")["pixel_values"][0]
 
     def _token_ids(self, texts: list[Any]) -> list[list[int]]:
@@ -294,16 +294,7 @@ def _domain_file(name_or_path: str, model: nn.Module) -> Path | None:
             return Path(folder) / "domain.yaml"
         if folder and Path(folder).is_dir():
             return None
-    from transformers.utils import cached_file
-
-    found = cached_file(
-        name_or_path,
-        "domain.yaml",
-        _raise_exceptions_for_gated_repo=False,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
-    return Path(found) if found else None
+    return find_hub_file(name_or_path, "domain.yaml")
 
 
 def _bar(items: Any, what: str, progress: bool | None) -> tqdm:

@@ -163,10 +163,20 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _scaled_to_8_bits(values: np.ndarray, mode: str) -> np.ndarray:
-    """Sixteen bits by their full range; a file whose values fill only 12 or 14 of them by that many bits."""
-    values = np.nan_to_num(values.astype(np.float64), posinf=0)
-    if mode == "F" and values.max(initial=0) <= 1:
-        full = 1.0
+    """Sixteen bits by their full range; a file whose values fill only 12 or 14 of them by that many bits.
+
+    Signed values, such as Hounsfield units, have no agreed white: they are stretched from their least to their largest.
+    """
+    values = values.astype(np.float64)
+    finite = np.isfinite(values)
+    if not finite.any():
+        raise ValueError("not a single finite value")
+    low, high = values[finite].min(), values[finite].max()
+    if low < 0:
+        full = high - low or 1
+    elif mode == "F" and high <= 1:
+        low, full = 0, 1
     else:
-        full = next((2**bits - 1 for bits in (8, 10, 12, 14, 16) if values.max(initial=0) <= 2**bits - 1), values.max())
-    return (values.clip(0) / full * 255).round().astype(np.uint8)
+        low, full = 0, next((2**bits - 1 for bits in (8, 10, 12, 14, 16) if high <= 2**bits - 1), high)
+    values[~finite] = low
+    return ((values - low) / full * 255).round().astype(np.uint8)

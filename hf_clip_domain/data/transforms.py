@@ -69,7 +69,7 @@ class ImageTransform:
 
     def _is_figure(self, picture: Image.Image) -> bool:
         """With `square: auto`, whether the picture stands on plain ground."""
-        return self.image.square == "auto" and _ground(np.array(picture.resize((64, 64))))[1] > 0.6
+        return self.image.square == "auto" and _ground(np.array(picture.resize((64, 64), reducing_gap=2.0)))[1] > 0.6
 
     def _square_side(self, size: tuple[int, int], figure: bool) -> int:
         return max(size) if figure or self.image.square == "pad" else min(size)

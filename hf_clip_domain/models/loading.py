@@ -19,7 +19,7 @@ from huggingface_hub.errors import (
 )
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, AutoProcessor, PreTrainedModel
-from transformers.utils import logging
+from transformers.utils import cached_file, logging
 
 from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.models.dual_encoder import check_dual_encoder
@@ -44,6 +44,11 @@ def load_model(
     folder = find_folder(name_or_path)
     name = str(name_or_path)
     if folder is not None:
+        if revision is not None:
+            raise ClipDomainError(
+                f"{name} is a folder on this machine, which has no revisions: leave out --model_revision {revision}, or "
+                "give the model's Hub id."
+            )
         source, options, silence = str(folder), {}, None
     else:
         silence = _why_hub_is_silent()
@@ -66,6 +71,19 @@ def load_model(
     # Some tokenizers name no limit, or a larger one than their tower has positions for.
     processor.tokenizer.model_max_length = min(processor.tokenizer.model_max_length, text_capacity(model))
     return model, processor
+
+
+def find_hub_file(name: str, file: str) -> Path | None:
+    """A file beside a model on the Hub, or in its cache when the Hub is silent; `None` where there is none."""
+    found = cached_file(
+        name,
+        file,
+        local_files_only=_why_hub_is_silent() is not None,
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    return Path(found) if found else None
 
 
 def _check_whole(name: str, report: dict[str, Any]) -> None:

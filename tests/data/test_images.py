@@ -191,3 +191,19 @@ def test_random_damage_raises_nothing_else(kind):
 def test_a_folder_is_called_a_folder(tmp_path):
     with pytest.raises(ClipDomainError, match="[Dd]irectory"):
         decode_image(tmp_path)
+
+
+def test_signed_values_keep_their_order_and_stray_nans_do_not_blacken_a_picture(tmp_path):
+    ramp = np.linspace(-1000, 3000, 256).astype(np.int32).reshape(1, 256)
+    Image.fromarray(ramp).save(tmp_path / "hounsfield.tif")
+    grey = np.asarray(decode_image(tmp_path / "hounsfield.tif").convert("L"), int)[0]
+    assert grey[0] == 0 and grey[-1] == 255 and (np.diff(grey) >= 0).all()
+
+    floats = np.linspace(0, 1, 256, dtype=np.float32).reshape(1, 256).copy()
+    floats[0, 0] = np.nan
+    Image.fromarray(floats).save(tmp_path / "stray.tif")
+    assert np.asarray(decode_image(tmp_path / "stray.tif").convert("L"))[0, -1] == 255
+
+    Image.fromarray(np.full((4, 4), np.nan, np.float32)).save(tmp_path / "nothing.tif")
+    with pytest.raises(ClipDomainError, match="nothing.tif.*finite"):
+        decode_image(tmp_path / "nothing.tif")

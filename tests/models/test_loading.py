@@ -274,3 +274,8 @@ def test_a_hub_id_is_downloaded_by_the_ordinary_path(clip_folder, tmp_path):
     assert "refused someone/other could not be reached on the Hub (http://127.0.0.1" in done.stdout
     assert "`hf download someone/other --local-dir FOLDER`" in done.stdout
     assert time.monotonic() - start < 60, "asking again for each file takes minutes"
+
+
+def test_a_revision_of_a_folder_is_refused(clip_folder):
+    with pytest.raises(ClipDomainError, match="has no revisions: leave out --model_revision v2"):
+        load_model(str(clip_folder()), revision="v2")
