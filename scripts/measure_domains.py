@@ -47,6 +47,14 @@ def random_twin(folder: Path) -> Path:
     return folder
 
 
+def write_between_markers(file: Path, body: str) -> None:
+    before, start, rest = file.read_text(encoding="utf-8").partition(START)
+    _, end, after = rest.partition(END)
+    if not (start and end):
+        raise SystemExit(f"{file} lacks the lines {START} and {END}, between which the tables are to stand.")
+    file.write_text(f"{before}{START}\n{body}\n{END}{after}", encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with one dataset a domain")
@@ -56,11 +64,15 @@ def main() -> None:
     parser.add_argument("--write", type=Path, help="put the tables between the markers of this file (the README)")
     parser.add_argument("extra", nargs="*", help="after --: options for the runs")
     options = parser.parse_args()
+    if options.write:
+        write_between_markers(options.write, "")
     sections: list[str] = []
 
     def tell(text: str) -> None:
         print(f"{text}\n", flush=True)
         sections.append(text)
+        if options.write:  # at once: a later run that fails loses nothing
+            write_between_markers(options.write, "\n\n".join(sections))
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.output or Path(temporary)
@@ -78,11 +90,6 @@ def main() -> None:
                     f"The same architecture from random weights, {minutes:.1f} minutes: text-to-image Recall@10 "
                     f"{scratch.after[key]:.1%}, against {report.after[key]:.1%} from the starter."
                 )
-    if options.write:
-        before, _, rest = options.write.read_text(encoding="utf-8").partition(START)
-        _, _, after = rest.partition(END)
-        body = "\n\n".join(sections)
-        options.write.write_text(f"{before}{START}\n{body}\n{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":
