@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from hf_clip_domain.errors import ClipDomainError
 
@@ -40,14 +41,44 @@ def euclidean(image_embeds: torch.Tensor, text_embeds: torch.Tensor) -> torch.Te
 dot.normalise = False
 euclidean.normalise = False
 
-SIMILARITIES: dict[str, SimilarityFunction] = {"cosine": cosine, "dot": dot, "euclidean": euclidean}
+
+class Bilinear(nn.Module):
+    """`x^T W y` of L2-normalised embeddings with a learned `W`, which begins as the identity: as the cosine.
+
+    Args:
+        dim: dimensions of the embeddings; `None` until the model that it is to train with is known, see `fit`.
+    """
+
+    normalise = True
+
+    def __init__(self, dim: int | None = None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(0, 0))
+        if dim is not None:
+            self.fit(dim)
+
+    def fit(self, dim: int) -> None:
+        """Make `W` a `(dim, dim)` identity, unless it has that shape already."""
+        if self.weight.shape != (dim, dim):
+            self.weight = nn.Parameter(torch.eye(dim))
+
+    def forward(self, image_embeds: torch.Tensor, text_embeds: torch.Tensor) -> torch.Tensor:
+        return image_embeds @ self.weight @ text_embeds.T
+
+
+SIMILARITIES: dict[str, SimilarityFunction | type] = {
+    "cosine": cosine,
+    "dot": dot,
+    "euclidean": euclidean,
+    "bilinear": Bilinear,
+}
 
 
 def build_similarity(similarity: str | SimilarityFunction) -> SimilarityFunction:
     """Resolve a similarity.
 
     Args:
-        similarity: `"cosine"`, `"dot"`, `"euclidean"`, a dotted path `"package.module:Name"` (a function, or
+        similarity: `"cosine"`, `"dot"`, `"euclidean"`, `"bilinear"` (learned), a dotted path `"package.module:Name"` (a function, or
             a class without arguments whose instances are callable), or the callable itself.
 
     Raises:
@@ -58,7 +89,8 @@ def build_similarity(similarity: str | SimilarityFunction) -> SimilarityFunction
             return similarity() if isinstance(similarity, type) else similarity
         raise ClipDomainError(f"similarity is {similarity!r}; give a name ({_names()}) or a function.")
     if similarity in SIMILARITIES:
-        return SIMILARITIES[similarity]
+        found = SIMILARITIES[similarity]
+        return found() if isinstance(found, type) else found
     if ":" not in similarity:
         raise ClipDomainError(
             f'unknown similarity "{similarity}"; choose one of {_names()}, or give "package.module:Name".'

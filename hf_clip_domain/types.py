@@ -5,6 +5,7 @@ Shapes use ``n`` images, ``m`` texts and ``d`` embedding dimensions.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -38,11 +39,20 @@ class LossOutput:
     parts: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
+# `None`, ids or a matrix, or what rows have in common by name; see `Loss`.
+Targets = torch.Tensor | Mapping[str, torch.Tensor] | None
+
+
 class Loss(Protocol):
     """An `nn.Module` that scores a batch of paired embeddings.
 
-    `targets` is `None` (row i matches row i), a boolean or graded `(n, m)` matrix, or `(n,)` group ids: rows with
-    equal ids are positives of one another.
+    `targets` is `None` (row i matches row i), a boolean or graded `(n, m)` matrix, `(n,)` group ids (rows with equal
+    ids are positives of one another), or a mapping of relations such as `{"caption": (n,) ids, "label": (n,) ids}`
+    for a loss that weighs them.
+
+    What the trainer asks of a loss beyond this call, each optional: `relations`, the names of those the batch must
+    hold (default: "caption"); `similarity`, saved with the model (default: cosine); `shares_work = True` when it takes
+    `share=(index, count)` and then computes its part of the rows only.
     """
 
     def __call__(
@@ -51,7 +61,7 @@ class Loss(Protocol):
         text_embeds: torch.Tensor,  # (m, d)
         *,
         logit_scale: torch.Tensor,
-        targets: torch.Tensor | None = None,
+        targets: Targets = None,
     ) -> LossOutput: ...
 
 

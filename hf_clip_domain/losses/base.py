@@ -1,16 +1,19 @@
-"""From a name or a dotted path to a loss, and from a user's targets to a matrix of positives."""
+"""From a name or a dotted path to a loss."""
 
 from __future__ import annotations
 
 import difflib
 import importlib
 
-import torch
 from torch import nn
 
 from hf_clip_domain.errors import ClipDomainError
 
-_BUILT_IN = {"info_nce": "hf_clip_domain.losses.info_nce:InfoNCE"}
+_BUILT_IN = {
+    "info_nce": "hf_clip_domain.losses.info_nce:InfoNCE",
+    "siglip": "hf_clip_domain.losses.siglip:SigLIP",
+    "sum": "hf_clip_domain.losses.combined:WeightedSum",
+}
 
 
 def available_losses() -> list[str]:
@@ -23,7 +26,7 @@ def build_loss(name: str, **settings) -> nn.Module:
 
     Args:
         name: one of `available_losses()`, or `package.module:Class`.
-        settings: keyword arguments of the loss.
+        settings: keyword arguments of the loss, in plain values as YAML gives them.
 
     Raises:
         ClipDomainError: unknown name, a path that cannot be imported, or settings the class does not take.
@@ -51,25 +54,3 @@ def build_loss(name: str, **settings) -> nn.Module:
     if not isinstance(loss, nn.Module):
         raise ClipDomainError(f"--loss {name!r} gives a {type(loss).__name__}; a loss must be a torch.nn.Module.")
     return loss
-
-
-def positives_matrix(targets: torch.Tensor | None, n: int, m: int, device: torch.device) -> torch.Tensor | None:
-    """Which pairs are positives, as weights of shape `(n, m)`; `None` when row i matches row i alone.
-
-    Args:
-        targets: `None`, a boolean or graded `(n, m)` matrix, or `(n,)` group ids (then `n == m`).
-
-    Raises:
-        ClipDomainError: a shape that fits neither form.
-    """
-    if targets is None:
-        if n != m:
-            raise ClipDomainError(f"{n} images and {m} texts need `targets`: without it row i must match row i.")
-        return None
-    if targets.ndim == 1 and len(targets) == n == m:
-        return (targets[:, None] == targets[None, :]).to(device)  # (n, n)
-    if targets.shape == (n, m):
-        return targets.to(device)
-    raise ClipDomainError(
-        f"targets of shape {tuple(targets.shape)} fit neither {n} group ids nor a matrix of shape ({n}, {m})."
-    )

@@ -40,3 +40,34 @@ class _GatherRows(torch.autograd.Function):
         dist.all_reduce(gradient)
         start = dist.get_rank() * ctx.count
         return gradient[start : start + ctx.count]
+
+
+def log_add_exp_over_processes(values: torch.Tensor) -> torch.Tensor:
+    """`log(sum(exp(values)))` over processes, element by element; gradients flow back to every process's values."""
+    return _LogAddExpOverProcesses.apply(values) if is_distributed() else values
+
+
+class _LogAddExpOverProcesses(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, values: torch.Tensor) -> torch.Tensor:
+        parts = [torch.empty_like(values) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, values.contiguous())
+        total = torch.stack(parts).logsumexp(dim=0)
+        ctx.save_for_backward(values, total)
+        return total
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> torch.Tensor:
+        values, total = ctx.saved_tensors
+        gradient = gradient.contiguous().clone()  # the incoming tensor may be shared with other consumers
+        dist.all_reduce(gradient)
+        return gradient * (values - total).exp()
+
+
+def mean_over_processes(scalars: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The mean of each scalar over the processes, which must all name the same ones in the same order."""
+    if not is_distributed():
+        return scalars
+    values = torch.stack([value.detach() for value in scalars.values()])
+    dist.all_reduce(values)
+    return dict(zip(scalars, values / dist.get_world_size(), strict=True))

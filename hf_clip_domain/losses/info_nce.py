@@ -1,63 +1,75 @@
-"""The symmetric InfoNCE loss of CLIP, with one or several positives a row."""
+"""The symmetric InfoNCE loss of CLIP, with any positives and negatives."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-import torch.nn.functional as F
-from torch import nn
 
-from hf_clip_domain.losses.base import positives_matrix
-from hf_clip_domain.types import LossOutput
+from hf_clip_domain.errors import ClipDomainError
+from hf_clip_domain.losses.contrastive import ContrastiveLoss, Share, part_of
+from hf_clip_domain.losses.gather import log_add_exp_over_processes
+from hf_clip_domain.losses.log_sum_exp import log_sum_exp, sum_of_products
+from hf_clip_domain.losses.positives import Positives
+from hf_clip_domain.losses.rows import cross_entropy_rows
+from hf_clip_domain.similarity import cosine, dot
+
+# More positives than this a row are no longer few: then blocks of rows are the better way.
+_FEW = 64
 
 
-class InfoNCE(nn.Module):
-    """Mean of the image-to-text and text-to-image cross-entropies over the batch.
+class InfoNCE(ContrastiveLoss):
+    """Weighted mean of the image-to-text and text-to-image cross-entropies over the batch.
 
     With several positives a row (equal captions, say) the target distribution is spread over them in proportion to
     their weight, so that a duplicate is never a negative (the "out" form of supervised contrastive learning).
+
+    Args:
+        image_to_text_weight: share of the image-to-text direction, from 0 to 1.
+        settings: those of `ContrastiveLoss`.
 
     Source: Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision", figure 3;
     Khosla et al. 2020, "Supervised Contrastive Learning", equation 2, for several positives.
     """
 
-    def forward(
-        self,
-        image_embeds: torch.Tensor,
-        text_embeds: torch.Tensor,
-        *,
-        logit_scale: torch.Tensor,
-        targets: torch.Tensor | None = None,
-    ) -> LossOutput:
-        """Score a batch of L2-normalised embeddings.
+    source = "Radford et al. 2021, arXiv 2103.00020"
 
-        Args:
-            image_embeds (`(n, d)`), text_embeds (`(m, d)`): L2-normalised embeddings.
-            logit_scale (scalar): the multiplier of the cosine itself (already exponentiated).
-            targets: `None`, group ids `(n,)`, or a boolean or graded matrix `(n, m)`. A row without any positive
-                takes no part in its direction.
+    def __init__(self, *, image_to_text_weight: float = 0.5, **settings: Any) -> None:
+        super().__init__(**settings)
+        if not 0 <= image_to_text_weight <= 1:
+            raise ClipDomainError(f"image_to_text_weight {image_to_text_weight}: expected a share from 0 to 1.")
+        self.image_to_text_weight = image_to_text_weight
 
-        Raises:
-            ClipDomainError: `targets` of a shape that does not fit.
-        """
-        # Half precision overflows at logit_scale 100, and the softmax needs the precision: always fp32 or better.
-        with torch.autocast(image_embeds.device.type, enabled=False):
-            dtype = torch.promote_types(image_embeds.dtype, torch.float32)
-            image, text = image_embeds.to(dtype), text_embeds.to(dtype)
-            logits = logit_scale.to(dtype) * image @ text.T  # (n, m)
-            positives = positives_matrix(targets, *logits.shape, logits.device)
-            image_to_text = _cross_entropy(logits, positives)
-            text_to_image = _cross_entropy(logits.T, None if positives is None else positives.T)
-            loss = (image_to_text + text_to_image) / 2
-        parts = {"image_to_text_loss": image_to_text.detach(), "text_to_image_loss": text_to_image.detach()}
-        return LossOutput(loss, parts)
+    def _losses(self, image, text, scale, positives: Positives, share: Share, logit_bias=None):
+        values = self._from_products(image, text, scale, positives, share)
+        if values is None:
+            values = [
+                self._over_rows(of, cross_entropy_rows, image, text, scale, positives, share)
+                for of in ("image", "text")
+            ]
+        portions = (self.image_to_text_weight, 1 - self.image_to_text_weight)
+        return zip(("image_to_text_loss", "text_to_image_loss"), values, portions, strict=True)
 
-
-def _cross_entropy(logits: torch.Tensor, positives: torch.Tensor | None) -> torch.Tensor:
-    """Cross-entropy of rows against their positives, spread by weight; scalar."""
-    if positives is None:
-        return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
-    weights = positives.to(logits.dtype)
-    mass = weights.sum(dim=1)  # (n,)
-    rows = -(weights * F.log_softmax(logits, dim=1)).sum(dim=1) / mass.clamp(min=torch.finfo(logits.dtype).tiny)
-    # A batch with no positive at all has nothing to learn: zero, still connected to the graph.
-    return rows[mass > 0].mean() if bool((mass > 0).any()) else rows.sum() * 0.0
+    def _from_products(self, image, text, scale, positives: Positives, share: Share):
+        """The same two values from tiles that serve both directions, where all negatives weigh alike; else `None`."""
+        plain = self.negatives.kind == "all" and not self.negatives.decoupled and not self.label_smoothing
+        if not plain or self.similarity not in (cosine, dot):
+            return None
+        pairs = positives.pairs(limit=_FEW * len(image))
+        if pairs is None:
+            return None
+        i, j = (index.to(image.device) for index in pairs)
+        mine = part_of(len(image), share)
+        of_images, of_texts = log_sum_exp(image[mine.start : mine.stop], text, scale)
+        if share[1] > 1:
+            of_texts = log_add_exp_over_processes(of_texts)
+        here = (i >= mine.start) & (i < mine.stop)
+        values = []
+        for anchor, sums, whole in ((i, of_images, False), (j, of_texts, True)):
+            mass = torch.bincount(anchor, minlength=len(image) if anchor is i else len(text))
+            weights = 1 / mass[anchor[here]].to(image.dtype)
+            matched = scale * sum_of_products(image, text, i[here], j[here], weights)
+            # Every process holds all columns' sums, and its own rows' alone.
+            total = sums.sum() * (1 if whole else share[1]) - matched * share[1]
+            values.append(total / len(mass))
+        return values

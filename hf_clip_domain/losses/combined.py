@@ -1,0 +1,93 @@
+"""Several losses in one, with fixed weights or with weights that balance themselves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from hf_clip_domain.errors import ClipDomainError
+from hf_clip_domain.losses.base import build_loss
+from hf_clip_domain.types import LossOutput
+
+BALANCES = ("fixed", "uncertainty")
+
+
+class WeightedSum(nn.Module):
+    """A sum of losses of the same batch.
+
+    Args:
+        terms: mappings with the `name` of a loss, its `weight` (default 1) and its settings; or loss modules.
+        balance: "fixed" adds `weight * loss`; "uncertainty" learns the weights, beginning with those given:
+            `exp(-s) * loss + s / 2` with a learned `s` a term (Kendall et al. 2018, "Multi-Task Learning Using
+            Uncertainty to Weigh Losses", equation 10, with s the logarithm of the variance).
+
+    Raises:
+        ClipDomainError: no term, a weight that is not above 0, or an unknown balance.
+    """
+
+    shares_work = True
+
+    def __init__(self, *, terms: Sequence[Mapping[str, Any] | nn.Module], balance: str = "fixed") -> None:
+        super().__init__()
+        if balance not in BALANCES:
+            raise ClipDomainError(f"balance {balance!r}: expected one of {', '.join(BALANCES)}.")
+        if not terms:
+            raise ClipDomainError(
+                "sum: expected a list of terms, such as [{name: info_nce}, {name: siglip, weight: 0.1}]."
+            )
+        self.names, weights, losses = [], [], []
+        for term in terms:
+            loss, name, weight = (term, type(term).__name__, 1.0) if isinstance(term, nn.Module) else _built(term)
+            losses.append(loss)
+            weights.append(weight)
+            self.names.append(f"{name}_{len(self.names)}" if name in self.names else name)
+        self.losses = nn.ModuleList(losses)
+        logarithms = -torch.tensor([math.log(weight) for weight in weights])
+        self.log_variances = nn.Parameter(logarithms) if balance == "uncertainty" else None
+        self.weights = tuple(weights)
+
+    @property
+    def relations(self) -> tuple[str, ...]:
+        """What the collator must tell about each row."""
+        needed = [name for loss in self.losses for name in getattr(loss, "relations", ("caption",))]
+        return tuple(dict.fromkeys(needed))
+
+    @property
+    def similarity(self):
+        """That of the first term, by which the model is to be used."""
+        return getattr(self.losses[0], "similarity", "cosine")
+
+    def leave_bias_to_the_model(self) -> None:
+        for loss in self.losses:
+            if hasattr(loss, "leave_bias_to_the_model"):
+                loss.leave_bias_to_the_model()
+
+    def forward(self, image_embeds, text_embeds, *, logit_scale, targets=None, **options) -> LossOutput:
+        """See `ContrastiveLoss.forward`; parts carry the names of their terms."""
+        total, parts = 0.0, {}
+        for index, (name, loss) in enumerate(zip(self.names, self.losses, strict=True)):
+            output = loss(image_embeds, text_embeds, logit_scale=logit_scale, targets=targets, **options)
+            if self.log_variances is None:
+                weight = self.weights[index]
+                total = total + weight * output.loss
+            else:
+                log_variance = self.log_variances[index]
+                weight = (-log_variance).exp()
+                total = total + weight * output.loss + log_variance / 2
+                parts[f"{name}/weight"] = weight.detach()
+            parts |= {key if key == "similarity_gap" else f"{name}/{key}": value for key, value in output.parts.items()}
+        return LossOutput(total, parts)
+
+
+def _built(term: Mapping[str, Any]) -> tuple[nn.Module, str, float]:
+    settings = dict(term)
+    name, weight = settings.pop("name", None), settings.pop("weight", 1.0)
+    if not isinstance(name, str):
+        raise ClipDomainError(f"sum: the term {dict(term)} lacks the name of its loss.")
+    if not isinstance(weight, (int, float)) or not 0 < weight < math.inf:
+        raise ClipDomainError(f"sum: {name}: weight {weight}: expected a number above 0.")
+    return build_loss(name, **settings), name, float(weight)

@@ -1,0 +1,47 @@
+"""The pairwise sigmoid loss of SigLIP."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from hf_clip_domain.errors import ClipDomainError
+from hf_clip_domain.losses.contrastive import ContrastiveLoss, Share
+from hf_clip_domain.losses.positives import Positives
+from hf_clip_domain.losses.rows import sigmoid_rows
+
+
+class SigLIP(ContrastiveLoss):
+    """Binary cross-entropy of every pair, summed over a row and averaged over the images.
+
+    The logits have a learned bias, since nearly all pairs are negatives: the model's own where it has one
+    (`SiglipModel`), else the loss's, which trains with the model. Negatives are chosen or weighted for each image.
+
+    Args:
+        logit_bias: where the loss's own bias begins.
+        settings: those of `ContrastiveLoss`.
+
+    Source: Zhai et al. 2023, "Sigmoid Loss for Language Image Pre-Training", equation 1 and section 3.2.
+    """
+
+    source = "Zhai et al. 2023, arXiv 2303.15343"
+
+    def __init__(self, *, logit_bias: float = -10.0, **settings: Any) -> None:
+        super().__init__(**settings)
+        if self.negatives.decoupled:
+            raise ClipDomainError("negatives: decoupled has no meaning for siglip, which has no denominator.")
+        self.logit_bias = nn.Parameter(torch.tensor(float(logit_bias)))
+
+    def leave_bias_to_the_model(self) -> None:
+        """The model has a bias of its own, so this one would never train."""
+        self.logit_bias = None
+
+    def _losses(self, image, text, scale, positives: Positives, share: Share, logit_bias=None):
+        bias = self.logit_bias if logit_bias is None else logit_bias
+        if bias is None:
+            raise ClipDomainError("siglip needs a bias: hand the model's over as `logit_bias`.")
+        bias = bias.to(image.dtype)
+        value = self._over_rows("image", sigmoid_rows, image, text, scale, positives, share, bias)
+        return [("pair_loss", value, 1.0)]
