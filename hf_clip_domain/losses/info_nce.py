@@ -9,7 +9,7 @@ import torch
 from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.losses.contrastive import ContrastiveLoss, Share, part_of
 from hf_clip_domain.losses.gather import log_add_exp_over_processes
-from hf_clip_domain.losses.log_sum_exp import log_sum_exp, sum_of_products
+from hf_clip_domain.losses.log_sum_exp import log_sum_exp, sums_of_products
 from hf_clip_domain.losses.positives import Positives
 from hf_clip_domain.losses.rows import cross_entropy_rows
 from hf_clip_domain.similarity import cosine, dot
@@ -64,12 +64,11 @@ class InfoNCE(ContrastiveLoss):
         if share[1] > 1:
             of_texts = log_add_exp_over_processes(of_texts)
         here = (i >= mine.start) & (i < mine.stop)
-        values = []
-        for anchor, sums, whole in ((i, of_images, False), (j, of_texts, True)):
-            mass = torch.bincount(anchor, minlength=len(image) if anchor is i else len(text))
-            weights = 1 / mass[anchor[here]].to(image.dtype)
-            matched = scale * sum_of_products(image, text, i[here], j[here], weights)
-            # Every process holds all columns' sums, and its own rows' alone.
-            total = sums.sum() * (1 if whole else share[1]) - matched * share[1]
-            values.append(total / len(mass))
-        return values
+        counts = torch.bincount(i, minlength=len(image)), torch.bincount(j, minlength=len(text))
+        weights = [1 / count[anchor[here]].to(image.dtype) for count, anchor in zip(counts, (i, j), strict=True)]
+        matched = scale * sums_of_products(image, text, i[here], j[here], torch.stack(weights, dim=1))
+        # This process has the sums of its own rows alone, and those of all columns.
+        return (
+            (of_images.sum() - matched[0]) * share[1] / len(image),
+            (of_texts.sum() - matched[1] * share[1]) / len(text),
+        )

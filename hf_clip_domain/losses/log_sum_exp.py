@@ -69,20 +69,23 @@ def _tiles(x: torch.Tensor, y: torch.Tensor, scale: torch.Tensor):
             yield i, j, torch.mm(scaled, y[j].T, out=buffer[: shape[0] * shape[1]].view(shape))
 
 
-def sum_of_products(
+def sums_of_products(
     x: torch.Tensor, y: torch.Tensor, i: torch.Tensor, j: torch.Tensor, weights: torch.Tensor
 ) -> torch.Tensor:
-    """`sum_p weights[p] * x[i[p]] . y[j[p]]` without holding `(p, d)`; scalar, differentiable once in `x` and `y`."""
-    return _SumOfProducts.apply(x, y, i, j, weights)
+    """`sum_p weights[p, k] * x[i[p]] . y[j[p]]` for each k, without holding `(p, d)`: `weights (p, k) -> (k,)`.
+
+    Differentiable once in `x` and `y`.
+    """
+    return _SumsOfProducts.apply(x, y, i, j, weights)
 
 
-class _SumOfProducts(torch.autograd.Function):
+class _SumsOfProducts(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, y, i, j, weights):
         ctx.save_for_backward(x, y, i, j, weights)
-        total = x.new_zeros(())
+        total = x.new_zeros(weights.shape[1])
         for part in _parts(len(i)):
-            total += weights[part] @ torch.linalg.vecdot(x[i[part]], y[j[part]])
+            total += torch.linalg.vecdot(x[i[part]], y[j[part]]) @ weights[part]
         return total
 
     @staticmethod
@@ -91,7 +94,7 @@ class _SumOfProducts(torch.autograd.Function):
         x, y, i, j, weights = ctx.saved_tensors
         x_gradient, y_gradient = torch.zeros_like(x), torch.zeros_like(y)
         for part in _parts(len(i)):
-            factor = (gradient * weights[part])[:, None]
+            factor = (weights[part] @ gradient)[:, None]
             x_gradient.index_add_(0, i[part], factor * y[j[part]])
             y_gradient.index_add_(0, j[part], factor * x[i[part]])
         return x_gradient, y_gradient, None, None, None
