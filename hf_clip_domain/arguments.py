@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
+import yaml
 from transformers import TrainingArguments
 
 from hf_clip_domain.errors import ClipDomainError
@@ -112,8 +114,42 @@ class ClipTrainingArguments(TrainingArguments):
             "one more forward pass. Default: the whole batch."
         },
     )
-    loss: str = field(default="info_nce", metadata={"help": "Name of a loss, or package.module:Class."})
-
+    loss: str = field(
+        default="info_nce", metadata={"help": "info_nce, siglip, sum (of several), or package.module:Class."}
+    )
+    loss_settings: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "Settings of the loss as YAML or JSON, such as '{positives: {caption: 1, label: 0.5}, negatives: "
+            "{kind: hard, ratio: 0.25}}'. Default: the domain's."
+        },
+    )
+    image_sizes: list[int] | None = field(
+        default=None,
+        metadata={
+            "help": "Embed the same pictures at each of these sizes (pixels) in every step, and sum the losses. Default: "
+            "the model's own size."
+        },
+    )
+    temperature_schedule: str = field(
+        default="learned",
+        metadata={
+            "help": "How logit_scale = 1 / temperature goes: learned (clamped to 1..100) or driven by the run.",
+            "choices": ["learned", "fixed", "constant", "warmup", "cosine", "exponential", "adaptive"],
+        },
+    )
+    temperature: float | None = field(
+        default=None, metadata={"help": "First temperature, from 0.01 to 1. Default: the model's own."}
+    )
+    final_temperature: float = field(
+        default=0.02, metadata={"help": "Last temperature of warmup, cosine and exponential, from 0.01 to 1."}
+    )
+    temperature_warmup: float = field(
+        default=0.1, metadata={"help": "Share of the run after which warmup has reached the final temperature."}
+    )
+    temperature_gap: float = field(
+        default=5.0, metadata={"help": "Logits between positives and negatives that adaptive aims at."}
+    )
     early_stopping_patience: int | None = field(
         default=None,
         metadata={"help": "Stop after so many evaluations without a better metric_for_best_model. Default: never."},
@@ -134,5 +170,34 @@ class ClipTrainingArguments(TrainingArguments):
         super().__post_init__()
         if self.micro_batch_size is not None and self.micro_batch_size < 1:
             raise ClipDomainError(f"--micro_batch_size {self.micro_batch_size}: expected a positive number of rows.")
+        self.loss_settings = _mapping(self.loss_settings, "--loss_settings")
+        for name in ("temperature", "final_temperature"):
+            value = getattr(self, name)
+            if value is not None and not 0.01 <= value <= 1:
+                raise ClipDomainError(f"--{name} {value}: expected a number from 0.01 to 1 (logit_scale 100 to 1).")
+        if self.temperature_schedule == "constant" and self.temperature is None:
+            raise ClipDomainError("--temperature_schedule constant needs --temperature; 'fixed' keeps the model's own.")
+        if self.temperature_schedule == "fixed" and self.temperature is not None:
+            raise ClipDomainError("--temperature_schedule fixed keeps the model's own; 'constant' takes --temperature.")
+        if not 0 < self.temperature_warmup <= 1:
+            raise ClipDomainError(
+                f"--temperature_warmup {self.temperature_warmup}: expected a share above 0, at most 1."
+            )
+        if self.temperature_gap <= 0:
+            raise ClipDomainError(f"--temperature_gap {self.temperature_gap}: expected a number of logits above 0.")
+        if self.image_sizes is not None and (not self.image_sizes or min(self.image_sizes) < 1):
+            raise ClipDomainError(f"--image_sizes {self.image_sizes}: expected one or more sizes in pixels.")
         if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
             raise ClipDomainError(f"--early_stopping_patience {self.early_stopping_patience}: expected 1 or more.")
+
+
+def _mapping(value: Any, option: str) -> dict[str, Any] | None:
+    """A mapping, also when it stands in a string as YAML or JSON."""
+    if isinstance(value, str):
+        try:
+            value = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ClipDomainError(f"{option} is not valid YAML: {' '.join(str(error).split())}") from error
+    if value is not None and not isinstance(value, dict):
+        raise ClipDomainError(f"{option} {value!r}: expected `setting: value`, such as '{{label_smoothing: 0.1}}'.")
+    return value

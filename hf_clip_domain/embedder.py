@@ -22,10 +22,19 @@ from hf_clip_domain.data.text import clean_caption
 from hf_clip_domain.data.transforms import ImageTransform
 from hf_clip_domain.domains import Domain, load_domain
 from hf_clip_domain.errors import ClipDomainError
-from hf_clip_domain.models.dual_encoder import find_logit_scale, text_padding
+from hf_clip_domain.models.dual_encoder import features, find_logit_scale, text_padding
 from hf_clip_domain.models.loading import find_hub_file, load_model
 from hf_clip_domain.models.positions import text_capacity
-from hf_clip_domain.similarity import SimilarityFunction, build_similarity, wants_normalised
+from hf_clip_domain.similarity import (
+    SIMILARITY_FILE,
+    SIMILARITY_WEIGHTS,
+    SimilarityFunction,
+    build_similarity,
+    cosine,
+    load_similarity,
+    wants_normalised,
+    without_gradient,
+)
 
 GENERIC_PROMPTS = ("a photo of {}.", "a picture of {}.", "an image showing {}.", "{}")
 
@@ -67,7 +76,7 @@ class ClipEmbedder:
         self.processor = processor
         self.domain = domain
         self.batch_size = batch_size
-        self.similarity_function = build_similarity(similarity)
+        self.similarity_function = without_gradient(build_similarity(similarity))
         self._normalise = wants_normalised(self.similarity_function)
         self._transform = ImageTransform(domain, *image_settings(processor)) if domain is not None else None
 
@@ -75,7 +84,7 @@ class ClipEmbedder:
     def from_pretrained(
         cls, name_or_path: str | Path, *, domain: Domain | str | Path | None = None, **options: Any
     ) -> ClipEmbedder:
-        """Load model, processor and, when the folder has a `domain.yaml`, its domain.
+        """Load model, processor and, where they lie beside the weights, the domain and the similarity.
 
         Args:
             name_or_path: local folder, Hub id or `"starter"`.
@@ -87,7 +96,8 @@ class ClipEmbedder:
         """
         model, processor = load_model(str(name_or_path))
         if domain is None:
-            domain = _domain_file(str(name_or_path), model)
+            domain = _file_beside(str(name_or_path), model, "domain.yaml")
+        options.setdefault("similarity", similarity_beside(str(name_or_path), model))
         if domain is not None and not isinstance(domain, Domain):
             domain = load_domain(domain)
         return cls(model, processor, domain=domain, **options)
@@ -245,12 +255,6 @@ class ClipEmbedder:
         return F.normalize(joined, dim=-1) if self._normalise else joined
 
 
-def features(output: Any) -> torch.Tensor:
-    """The projected, not normalised embeddings `(n, d)` in what `get_image_features`/`get_text_features`
-    returns."""
-    return output if isinstance(output, torch.Tensor) else output.pooler_output
-
-
 def unwrap(model: nn.Module) -> nn.Module:
     """The model inside DistributedDataParallel or DataParallel."""
     while isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
@@ -287,14 +291,22 @@ def image_settings(processor: Any) -> tuple[int, tuple[float, ...], tuple[float,
     return sides.pop(), tuple(image_processor.image_mean), tuple(image_processor.image_std)
 
 
-def _domain_file(name_or_path: str, model: nn.Module) -> Path | None:
-    """The `domain.yaml` saved next to the weights, in a folder or on the Hub."""
+def similarity_beside(name_or_path: str, model: nn.Module) -> SimilarityFunction:
+    """The similarity saved with a model; the cosine where none is."""
+    file = _file_beside(name_or_path, model, SIMILARITY_FILE)
+    if file is None:
+        return cosine
+    return load_similarity(file, _file_beside(name_or_path, model, SIMILARITY_WEIGHTS))
+
+
+def _file_beside(name_or_path: str, model: nn.Module, file: str) -> Path | None:
+    """A file saved next to the weights, in a folder or on the Hub."""
     for folder in (name_or_path, getattr(model, "name_or_path", "")):
-        if folder and (Path(folder) / "domain.yaml").is_file():
-            return Path(folder) / "domain.yaml"
+        if folder and (Path(folder) / file).is_file():
+            return Path(folder) / file
         if folder and Path(folder).is_dir():
             return None
-    return find_hub_file(name_or_path, "domain.yaml")
+    return find_hub_file(name_or_path, file)
 
 
 def _bar(items: Any, what: str, progress: bool | None) -> tqdm:

@@ -6,14 +6,18 @@ One similarity, chosen by name, is used alike by the loss, by retrieval and by w
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from hf_clip_domain.errors import ClipDomainError
 
+SIMILARITY_FILE, SIMILARITY_WEIGHTS = "similarity.json", "similarity.safetensors"
 SimilarityFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -116,6 +120,56 @@ def wants_normalised(similarity: SimilarityFunction) -> bool:
     True unless the function (or object) carries `normalise = False`, as `dot` and `euclidean` do.
     """
     return bool(getattr(similarity, "normalise", True))
+
+
+def save_similarity(similarity: SimilarityFunction, folder: str | Path) -> None:
+    """Write `folder/similarity.json`, and the weights of a learned one beside it; the cosine, which every reader of a
+    CLIP model takes for granted, needs no file.
+
+    Raises:
+        ClipDomainError: a function without an importable name, which nobody could load again.
+    """
+    if similarity is cosine:
+        return
+    kind = type(similarity) if isinstance(similarity, nn.Module) else similarity
+    known = (name for name, found in SIMILARITIES.items() if found is kind)
+    name = next(known, f"{kind.__module__}:{getattr(kind, '__qualname__', '')}")
+    if ":" in name and build_similarity(name) is not kind and type(build_similarity(name)) is not kind:
+        raise ClipDomainError(
+            f"the similarity {similarity!r} has no importable name: define it at the top of a module."
+        )
+    folder = Path(folder)
+    (folder / SIMILARITY_FILE).write_text(json.dumps({"name": name}) + "\n", encoding="utf-8")
+    if isinstance(similarity, nn.Module):
+        weights = {key: value.detach().cpu().contiguous() for key, value in similarity.state_dict().items()}
+        save_file(weights, folder / SIMILARITY_WEIGHTS)
+
+
+def load_similarity(file: str | Path, weights: str | Path | None = None) -> SimilarityFunction:
+    """The similarity that `save_similarity` wrote; `weights` is the path of a learned one's."""
+    similarity = build_similarity(json.loads(Path(file).read_text(encoding="utf-8"))["name"])
+    if isinstance(similarity, nn.Module):
+        if weights is None or not Path(weights).is_file():
+            raise ClipDomainError(f"{file} names a learned similarity, and its {SIMILARITY_WEIGHTS} is missing.")
+        tensors = load_file(weights)
+        if hasattr(similarity, "fit"):
+            similarity.fit(len(tensors["weight"]))
+        similarity.load_state_dict(tensors)
+    return similarity
+
+
+def without_gradient(similarity: SimilarityFunction) -> SimilarityFunction:
+    """The similarity as embeddings on the CPU are compared: a learned one wherever it lives, and not to train it."""
+    if not isinstance(similarity, nn.Module):
+        return similarity
+
+    def compare(image_embeds: torch.Tensor, text_embeds: torch.Tensor) -> torch.Tensor:
+        device = next(similarity.parameters(), image_embeds).device
+        with torch.no_grad():
+            return similarity(image_embeds.to(device), text_embeds.to(device)).to(image_embeds.device)
+
+    compare.normalise = wants_normalised(similarity)
+    return compare
 
 
 def _names() -> str:

@@ -11,6 +11,7 @@ from datasets import DatasetDict
 from hf_clip_domain.data.loading import load_pairs
 from hf_clip_domain.data.samples import load_samples
 from hf_clip_domain.domains import load_domain
+from hf_clip_domain.embedder import similarity_beside
 from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.evaluation import EvaluationReport, RetrievalEvaluator
 from hf_clip_domain.models.loading import load_model
@@ -54,7 +55,13 @@ def run(args: argparse.Namespace) -> int:
         if name is not None:
             model, processor = load_model(name)
             model.to("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
-            evaluator = RetrievalEvaluator(splits[args.split], processor, domain=domain, batch_size=args.batch_size)
+            evaluator = RetrievalEvaluator(
+                splits[args.split],
+                processor,
+                domain=domain,
+                batch_size=args.batch_size,
+                similarity=similarity_beside(name, model),
+            )
             scores[role] = evaluator(model)
     report = EvaluationReport(
         before=scores.get("before", {}),

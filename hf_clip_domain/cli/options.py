@@ -146,6 +146,8 @@ def _domain_defaults(domain: Domain, chosen: dict[str, Any]) -> dict[str, Any]:
     defaults = {
         "output_dir": f"outputs/{domain.name}",
         "loss": domain.loss,
+        # Settings belong to the loss they were written for.
+        "loss_settings": dict(domain.loss_settings) if chosen.get("loss", domain.loss) == domain.loss else None,
         "dataloader_pin_memory": torch.cuda.is_available(),
         "dataloader_num_workers": min(4, (os.cpu_count() or 1) // 2),
         **(_EVERY_FIFTH if chosen.get("streaming") else _EVERY_EPOCH),
@@ -172,7 +174,7 @@ def _changed(part: Any, always: Iterable[str]) -> dict[str, Any]:
         default = field.default.value if isinstance(field.default, Enum) else field.default
         if isinstance(value, float) and value.is_integer():  # argparse reads "10" for a float as 10.0
             value = int(value)
-        plain = isinstance(value, (str, int, float, bool, list)) or value is None
+        plain = isinstance(value, (str, int, float, bool, list)) or value is None or field.name == "loss_settings"
         if field.init and plain and (value != default or field.name in always):
             settings[field.name] = value
     return settings

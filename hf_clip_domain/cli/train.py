@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from datasets import Dataset, DatasetDict
+from torch import nn
 from transformers import set_seed
 from transformers.utils import logging
 
@@ -17,9 +19,10 @@ from hf_clip_domain.data.samples import available_samples, load_samples
 from hf_clip_domain.data.text import clean_caption, count_cut_captions
 from hf_clip_domain.data.transforms import ImageTransform
 from hf_clip_domain.domains import Domain
-from hf_clip_domain.embedder import image_settings
+from hf_clip_domain.embedder import image_settings, similarity_beside
 from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.evaluation import EvaluationReport, RetrievalEvaluator
+from hf_clip_domain.losses import build_loss
 from hf_clip_domain.models.dual_encoder import text_padding
 from hf_clip_domain.models.loading import load_model
 from hf_clip_domain.models.positions import text_capacity
@@ -44,6 +47,7 @@ def run(argv: list[str]) -> int:
     set_seed(training.seed)
 
     say(_announcement(options))
+    loss = build_loss(training.loss, **(training.loss_settings or {}))  # refused settings cost no loading
     model, processor = load_model(
         options.model.model_name_or_path,
         max_text_length=options.model.max_text_length,
@@ -56,14 +60,16 @@ def run(argv: list[str]) -> int:
     say(_describe(pairs, domain, processor))
 
     model.to(training.device)
-    test = RetrievalEvaluator(pairs["test"], processor, domain=domain, batch_size=training.per_device_eval_batch_size)
-    before = test(model)
-    trainer = build_trainer(model, processor, pairs, options)
+    score = partial(RetrievalEvaluator, processor=processor, domain=domain)
+    score = partial(score, batch_size=training.per_device_eval_batch_size)
+    base_similarity = similarity_beside(options.model.model_name_or_path, model)
+    before = score(pairs["test"], similarity=base_similarity)(model)
+    trainer = build_trainer(model, processor, pairs, options, loss)
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
     model = trainer.accelerator.unwrap_model(trainer.model)
     report = EvaluationReport(
         before=before,
-        after=test(model),
+        after=score(pairs["test"], similarity=similarity_of(loss))(model),
         dataset=options.data.dataset or f"embedded {domain.name} samples (synthetic)",
         domain=domain.name,
         base_model=options.model.model_name_or_path,
@@ -81,6 +87,7 @@ def run(argv: list[str]) -> int:
             test_pairs=pairs["test"],
             log_history=trainer.state.log_history,
             configuration=options.to_yaml(),
+            similarity=similarity_of(loss),
         )
     say(report.table())
     say(f"\nSaved to {output_dir}: load it with CLIPModel.from_pretrained({str(output_dir)!r}).")
@@ -134,11 +141,21 @@ def read_pairs(
     return pairs
 
 
-def build_trainer(model, processor, pairs: DatasetDict, options: RunOptions) -> ClipTrainer:
-    """A trainer on the training split that is evaluated on the validation split."""
+def build_trainer(model, processor, pairs: DatasetDict, options: RunOptions, loss: nn.Module) -> ClipTrainer:
+    """A trainer on the training split that is evaluated on the validation split.
+
+    Raises:
+        ClipDomainError: a stream without `--max_steps`, or a loss that needs labels where the data has none.
+    """
     training: ClipTrainingArguments = options.training
     transform = ImageTransform(options.domain, *image_settings(processor))
-    choices = {"seed": training.seed, "captions": options.data.captions}
+    relations = getattr(loss, "relations", ("caption",))
+    choices = {"seed": training.seed, "captions": options.data.captions, "relations": relations}
+    if "label" in relations and not options.data.streaming and not any(pairs["train"]["label"]):
+        raise ClipDomainError(
+            "the loss takes rows of the same label as positives, and no row has a label: name its column with "
+            "--label_column, or leave the label out: --loss_settings '{positives: {caption: 1}}'."
+        )
     if options.data.streaming:
         if training.max_steps <= 0:
             raise ClipDomainError("--streaming does not know the number of rows: give --max_steps.")
@@ -153,20 +170,30 @@ def build_trainer(model, processor, pairs: DatasetDict, options: RunOptions) -> 
                 processor,
                 domain=options.domain,
                 batch_size=training.per_device_eval_batch_size,
+                similarity=similarity_of(loss),
             )
         ]
-        validation = PairDataset(pairs["validation"], transform, options.domain, train=False)
+        validation = PairDataset(pairs["validation"], transform, options.domain, train=False, relations=relations)
     return ClipTrainer(
         model=model,
         args=training,
         train_dataset=train_data,
         eval_dataset=validation,
+        loss=loss,
         data_collator=PairCollator(
-            processor.tokenizer, max_text_length=text_capacity(model), padding=text_padding(model)
+            processor.tokenizer,
+            max_text_length=text_capacity(model),
+            padding=text_padding(model),
+            relations=relations,
         ),
         processing_class=processor,
         evaluators=evaluators,
     )
+
+
+def similarity_of(loss: nn.Module):
+    """By which a model trained with `loss` is to be used."""
+    return getattr(loss, "similarity", "cosine")
 
 
 def _announcement(options: RunOptions) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
+from hf_clip_domain.data.relations import word_id
 from hf_clip_domain.errors import ClipDomainError
 
 
@@ -22,13 +23,16 @@ class PairCollator:
         padding: "longest" pads to the batch's longest caption: CLIP's text tower is causal and pools at the end
             token, so the embedding is that of full padding at a fraction of the work. "max_length" pads fully, for
             towers that were trained so (SigLIP).
+        relations: what the loss needs to know about rows: "caption", and whatever the items hold under "relations".
 
     Returns, for n items `{"pixel_values": (3, s, s), "text": str}`:
         pixel_values: `(n, 3, s, s)` float32.
         input_ids: `(n, t)` int64.
         attention_mask: `(n, t)` int64; all ones for a tokenizer that names none among its model's inputs (SigLIP reads
             its padding).
-        targets: `(n,)` int64, equal for equal captions, which therefore never count as negatives of one another.
+        targets: with the one relation "caption" (the default) `(n,)` int64, equal for equal captions, which therefore
+            never count as negatives of one another; with others a mapping of each relation to its `(n,)` ids, or
+            `(n, f)` for "terms"; without any it is left out.
     """
 
     def __init__(
@@ -38,6 +42,7 @@ class PairCollator:
         max_text_length: int = 77,
         pad_to_multiple_of: int = 8,
         padding: Literal["longest", "max_length"] = "longest",
+        relations: Sequence[str] = ("caption",),
     ) -> None:
         if padding not in ("longest", "max_length"):
             raise ClipDomainError(f"padding={padding!r}: expected 'longest' or 'max_length'.")
@@ -54,6 +59,7 @@ class PairCollator:
         self.max_text_length = max_text_length
         self.pad_to_multiple_of = pad_to_multiple_of
         self.padding = padding
+        self.relations = tuple(relations)
         # A tower that pools the last position (SigLIP) was trained, and is evaluated, without a mask.
         self._masked = padding == "longest" and "attention_mask" in tokenizer.model_input_names
 
@@ -66,21 +72,30 @@ class PairCollator:
         for row, sequence in enumerate(ids):
             input_ids[row, : len(sequence)] = torch.tensor(sequence)
             attention_mask[row, : len(sequence)] = 1
-        return {
+        batch = {
             "pixel_values": torch.stack([item["pixel_values"] for item in items]),
             "input_ids": input_ids,
             "attention_mask": attention_mask,
-            "targets": torch.tensor([caption_id(text) for text in texts], dtype=torch.int64),
         }
+        if self.relations == ("caption",):
+            batch["targets"] = self._relation("caption", items)
+        elif self.relations:
+            batch["targets"] = {name: self._relation(name, items) for name in self.relations}
+        return batch
+
+    def _relation(self, name: str, items: Sequence[dict[str, Any]]) -> torch.Tensor:
+        if name == "caption":
+            return torch.tensor([word_id(item["text"]) for item in items], dtype=torch.int64)
+        try:
+            return torch.as_tensor(np.array([item["relations"][name] for item in items]))
+        except KeyError as error:
+            raise ClipDomainError(
+                f"the loss needs to know which rows have the same {name}, and the items do not tell: give the dataset "
+                f"relations=[{name!r}]."
+            ) from error
 
     def _padded_length(self, longest: int) -> int:
         if self.padding == "max_length":
             return self.max_text_length
         rounded = -(-longest // self.pad_to_multiple_of) * self.pad_to_multiple_of
         return min(rounded, self.max_text_length)
-
-
-def caption_id(text: str) -> int:
-    """A signed 64-bit number, the same in every process and run for captions equal up to case and spaces."""
-    words = " ".join(text.casefold().split())
-    return int.from_bytes(hashlib.blake2b(words.encode(), digest_size=8).digest(), signed=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset, IterableDataset
 
+from hf_clip_domain.data.relations import relation_values
 from hf_clip_domain.data.text import clean_caption, split_sentences
 from hf_clip_domain.data.transforms import ImageTransform
 from hf_clip_domain.domains import Domain
@@ -26,21 +27,30 @@ class _ItemMaker:
     augmented; otherwise the first caption and the evaluation view are taken.
     """
 
-    def __init__(self, transform: ImageTransform, domain: Domain, train: bool, captions: str) -> None:
+    def __init__(
+        self, transform: ImageTransform, domain: Domain, train: bool, captions: str, relations: Sequence[str]
+    ) -> None:
         if captions not in ("truncate", "sentence"):
             raise ClipDomainError(f"captions={captions!r}: expected 'truncate' or 'sentence'.")
         self.transform, self.domain, self.train, self.captions = transform, domain, train, captions
+        self.relations = tuple(name for name in relations if name != "caption")
 
     def __call__(self, row: dict[str, Any], draws: list[int]) -> dict[str, Any]:
         if not self.train:
             text = clean_caption(row["text"][0], self.domain)
-            return {"pixel_values": self.transform.evaluation(row["image"]), "text": text}
+            return self._item(row, self.transform.evaluation(row["image"]), text)
         rng = np.random.default_rng(draws)
         text = clean_caption(row["text"][rng.integers(len(row["text"]))], self.domain)
         if self.captions == "sentence":
             sentences = split_sentences(text)
             text = sentences[rng.integers(len(sentences))]
-        return {"pixel_values": self.transform.training(row["image"], rng, caption=text), "text": text}
+        return self._item(row, self.transform.training(row["image"], rng, caption=text), text)
+
+    def _item(self, row: dict[str, Any], pixel_values: torch.Tensor, text: str) -> dict[str, Any]:
+        item = {"pixel_values": pixel_values, "text": text}
+        if self.relations:
+            item["relations"] = relation_values(row, text, self.domain, self.relations)
+        return item
 
 
 class PairDataset(Dataset):
@@ -53,6 +63,8 @@ class PairDataset(Dataset):
         train: draw a caption and a view anew every epoch, or always take the first caption and the whole square.
         seed: of the draws.
         captions: "truncate" takes whole captions (the collator cuts long ones), "sentence" one sentence of them.
+        relations: what a loss needs to know besides the caption ("image", "label", "terms"): items then hold
+            `relations`, see `relation_values`.
 
     The key of an item carries its epoch, see `epoch_key`, so that dataloader workers, which hold a copy of the
     dataset, need no word of a new epoch.
@@ -70,10 +82,11 @@ class PairDataset(Dataset):
         train: bool,
         seed: int = 0,
         captions: Captions = "truncate",
+        relations: Sequence[str] = (),
     ) -> None:
         self.pairs = pairs
         self.seed = seed
-        self._make = _ItemMaker(transform, domain, train, captions)
+        self._make = _ItemMaker(transform, domain, train, captions, relations)
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -113,11 +126,12 @@ class PairStream(IterableDataset):
         train: bool,
         seed: int = 0,
         captions: Captions = "truncate",
+        relations: Sequence[str] = (),
     ) -> None:
         self.pairs = pairs.shuffle(seed=seed, buffer_size=_SHUFFLE_BUFFER) if train else pairs
         self.seed = seed
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # seen by workers that live on
-        self._make = _ItemMaker(transform, domain, train, captions)
+        self._make = _ItemMaker(transform, domain, train, captions, relations)
 
     def set_epoch(self, epoch: int) -> None:
         """Other draws and another order from here on."""

@@ -159,6 +159,7 @@ class Domain:
         name, title, description: for folders, headings and model cards.
         base_model: Hub id to adapt when the user names none.
         loss: name of the loss, or "package.module:Class".
+        loss_settings: its settings, such as positives and negatives.
         training: default values of training-argument fields.
         training_starter: what replaces them for the small model shipped with the package.
         image, augment, text: the treatment of pictures and captions.
@@ -173,6 +174,7 @@ class Domain:
     description: str = ""
     base_model: str = "openai/clip-vit-base-patch32"
     loss: str = "info_nce"
+    loss_settings: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     training_starter: dict[str, Any] = field(default_factory=dict)
     image: ImagePolicy = ImagePolicy()

@@ -16,7 +16,16 @@ from hf_clip_domain.errors import ClipDomainError
 
 _FOLDER = Path(__file__).parent
 # Fields that the package's training arguments add to those of transformers.TrainingArguments.
-OWN_TRAINING_FIELDS = {"micro_batch_size": int, "early_stopping_patience": int}
+OWN_TRAINING_FIELDS = {
+    "micro_batch_size": int,
+    "early_stopping_patience": int,
+    "image_sizes": list,
+    "temperature_schedule": str,
+    "temperature": float,
+    "final_temperature": float,
+    "temperature_warmup": float,
+    "temperature_gap": float,
+}
 _METRIC = re.compile(r"(image_to_text|text_to_image)/(recall@\d+|mean_rank|median_rank|mrr)")
 
 

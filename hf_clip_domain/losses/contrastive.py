@@ -103,7 +103,7 @@ class ContrastiveLoss(nn.Module):
         with torch.autocast(image_embeds.device.type, enabled=False):
             dtype = torch.promote_types(image_embeds.dtype, torch.float32)
             images = [image.to(dtype) for image in (image_embeds if image_embeds.ndim == 3 else [image_embeds])]
-            text, scale = text_embeds.to(dtype), logit_scale.to(dtype)
+            text, scale = text_embeds.to(dtype), logit_scale.to(dtype).reshape(())  # SiglipModel has (1,)
             positives = Positives(targets, len(images[0]), len(text), self.positives)
             sizes = normalised(self.resolution_weights, len(images), "resolution_weights")
             total, parts = text.new_zeros(()), {}

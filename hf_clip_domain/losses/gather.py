@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 import torch.distributed as dist
+
+from hf_clip_domain.types import Targets
 
 
 def is_distributed() -> bool:
@@ -11,7 +15,9 @@ def is_distributed() -> bool:
 
 
 def gather_rows(rows: torch.Tensor) -> torch.Tensor:
-    """Rows of all processes, in rank order: `(n, ...) -> (world_size * n, ...)`; gradients flow back to their owner.
+    """Rows of all processes, in rank order: `(n, d) -> (world_size * n, d)`; gradients flow back to their owner.
+
+    Of three dimensions, `(r, n, d)`, the second holds the rows.
 
     Every process must hold the same number of rows. The backward pass sums, over processes, the gradients of each
     row. As every process computes the same loss of the whole batch, and data parallel training then averages over
@@ -19,11 +25,22 @@ def gather_rows(rows: torch.Tensor) -> torch.Tensor:
     """
     if not is_distributed():
         return rows
+    if rows.ndim == 3:
+        return torch.stack([gather_rows(each) for each in rows])
     if not rows.requires_grad:
         parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
         dist.all_gather(parts, rows.contiguous())
         return torch.cat(parts)
     return _GatherRows.apply(rows)
+
+
+def gather_targets(targets: Targets) -> Targets:
+    """`gather_rows` of ids, or of each relation's."""
+    if targets is None:
+        return None
+    if isinstance(targets, Mapping):
+        return {name: gather_rows(values) for name, values in targets.items()}
+    return gather_rows(targets)
 
 
 class _GatherRows(torch.autograd.Function):

@@ -32,16 +32,16 @@ class SigLIP(ContrastiveLoss):
         super().__init__(**settings)
         if self.negatives.decoupled:
             raise ClipDomainError("negatives: decoupled has no meaning for siglip, which has no denominator.")
-        self.logit_bias = nn.Parameter(torch.tensor(float(logit_bias)))
+        self.bias = nn.Parameter(torch.tensor(float(logit_bias)))
 
     def leave_bias_to_the_model(self) -> None:
         """The model has a bias of its own, so this one would never train."""
-        self.logit_bias = None
+        self.bias = None
 
     def _losses(self, image, text, scale, positives: Positives, share: Share, logit_bias=None):
-        bias = self.logit_bias if logit_bias is None else logit_bias
+        bias = self.bias if logit_bias is None else logit_bias
         if bias is None:
             raise ClipDomainError("siglip needs a bias: hand the model's over as `logit_bias`.")
-        bias = bias.to(image.dtype)
+        bias = bias.to(image.dtype).reshape(())
         value = self._over_rows("image", sigmoid_rows, image, text, scale, positives, share, bias)
         return [("pair_loss", value, 1.0)]

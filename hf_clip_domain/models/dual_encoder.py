@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import nn
 from transformers import MODEL_MAPPING, PreTrainedConfig
 
@@ -21,6 +24,27 @@ def find_logit_scale(model: nn.Module) -> nn.Parameter:
         f"{type(model).__name__} has no logit_scale: expected a dual encoder such as CLIPModel, SiglipModel or "
         "VisionTextDualEncoderModel."
     )
+
+
+def find_logit_bias(model: nn.Module) -> nn.Parameter | None:
+    """The model's own learned bias of the logits: SigLIP has one, CLIP has none."""
+    for name, parameter in model.named_parameters():
+        if name.rpartition(".")[2] == "logit_bias":
+            return parameter
+    return None
+
+
+def embedding_width(model: nn.Module) -> int:
+    """Dimensions of the space that images and texts share."""
+    width = getattr(model.config, "projection_dim", None) or getattr(model.config.text_config, "projection_size", None)
+    if width is None:
+        raise ClipDomainError(f"{type(model).__name__} does not tell the dimensions of its embeddings.")
+    return width
+
+
+def features(output: Any) -> torch.Tensor:
+    """The projected, not normalised embeddings `(n, d)` in what `get_image_features`/`get_text_features` return."""
+    return output if isinstance(output, torch.Tensor) else output.pooler_output
 
 
 def text_padding(model: nn.Module) -> str:

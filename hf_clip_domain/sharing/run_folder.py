@@ -13,6 +13,7 @@ from hf_clip_domain.embedder import ClipEmbedder
 from hf_clip_domain.evaluation import EvaluationReport
 from hf_clip_domain.evaluation.plots import plot_recall, plot_retrieval_sample, plot_training_curve
 from hf_clip_domain.sharing.model_card import write_model_card
+from hf_clip_domain.similarity import SimilarityFunction, build_similarity, cosine, save_similarity
 
 CONFIGURATION = "run.yaml"
 
@@ -29,6 +30,7 @@ def write_run_folder(
     test_pairs: Dataset,
     log_history: list[dict[str, float]],
     configuration: str,
+    similarity: SimilarityFunction = cosine,
 ) -> None:
     """Complete `folder`, which already holds the weights and the processor.
 
@@ -39,6 +41,7 @@ def write_run_folder(
         dataset: a Hub id, a path, or `None` for the embedded synthetic samples.
         log_history: `TrainerState.log_history`.
         configuration: YAML that `--config` takes.
+        similarity: by which the model was trained and is to be used; kept as `similarity.json` unless it is the cosine.
     """
     folder.mkdir(parents=True, exist_ok=True)
     processor.save_pretrained(folder)
@@ -47,7 +50,9 @@ def write_run_folder(
     (folder / CONFIGURATION).write_text(configuration, encoding="utf-8")
     plot_training_curve(log_history, folder / "training_curve.png")
     plot_recall(report, folder / "recall.png")
-    embedder = ClipEmbedder(model, processor, domain=domain)
+    similarity = build_similarity(similarity)
+    save_similarity(similarity, folder)
+    embedder = ClipEmbedder(model, processor, domain=domain, similarity=similarity)
     plot_retrieval_sample(embedder, test_pairs, folder / "retrieval_sample.png")
     write_model_card(
         folder,

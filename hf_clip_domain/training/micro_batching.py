@@ -16,52 +16,73 @@ import functools
 import types
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from hf_clip_domain.errors import ClipDomainError
-from hf_clip_domain.models.dual_encoder import find_logit_scale
+from hf_clip_domain.models.dual_encoder import features, find_logit_bias, find_logit_scale
+
+# Under this name a loss with parameters of its own lives in the model, to be trained and kept in checkpoints with it.
+LOSS_MODULE = "contrastive_loss"
 
 
-def install_embedding_forward(model: nn.Module) -> None:
-    """Teach `model` the call `model(**inputs, micro_batch_size=k)`; every other call stays as it was.
+def install_embedding_forward(model: nn.Module, *, normalise: bool = True) -> None:
+    """Teach `model` the call `model(**inputs, micro_batch_size=k, image_sizes=None)`; every other call stays as it was.
 
     The new call returns `{"image_embeds" (n, d), "text_embeds" (n, d), "logit_scale" ()}`, the scale already
-    exponentiated. It has to be the model's own `forward`, since accelerate patches that with autocast and
-    DistributedDataParallel prepares its gradient buckets around exactly one call a step.
+    exponentiated, and `"logit_bias" ()` and `"loss_parameters"` (those of the submodule `LOSS_MODULE`) where there are
+    any. With `image_sizes` (pixels) the pictures are embedded at each of them: `image_embeds` is `(r, n, d)`.
+
+    It has to be the model's own `forward`, since accelerate patches that with autocast and DistributedDataParallel
+    prepares its gradient buckets around exactly one call a step.
+
+    Args:
+        normalise: give embeddings of length 1; otherwise as the model projects them.
     """
-    if getattr(model, "_embeds_in_micro_batches", False):
-        return
-    original = model.forward
+    if "_plain_forward" not in vars(model):
+        model._plain_forward = model.forward
+    original = model._plain_forward
 
     @functools.wraps(original)
     def forward(self, *args, **kwargs):
         if "micro_batch_size" not in kwargs:
             return original(*args, **kwargs)
-        size = kwargs.pop("micro_batch_size")
-        image_embeds, text_embeds = embed_in_micro_batches(original, kwargs, size)
-        # The scale leaves through the same door as the embeddings, so that data parallel wrappers know it is used.
-        logit_scale = find_logit_scale(self)
-        return {"image_embeds": image_embeds, "text_embeds": text_embeds, "logit_scale": logit_scale.exp()}
+        size, image_sizes = kwargs.pop("micro_batch_size"), kwargs.pop("image_sizes", None)
+        if normalise and image_sizes is None:
+            encode = functools.partial(_from_forward, original)
+        else:
+            encode = functools.partial(_from_features, self, normalise, image_sizes)
+        image_embeds, text_embeds = embed_in_micro_batches(encode, kwargs, size)
+        # What else the loss needs leaves through the same door, so that data parallel wrappers know it is used.
+        outputs = {
+            "image_embeds": image_embeds,
+            "text_embeds": text_embeds,
+            "logit_scale": find_logit_scale(self).exp(),
+        }
+        if (logit_bias := find_logit_bias(self)) is not None:
+            outputs["logit_bias"] = logit_bias.view_as(logit_bias)
+        if (loss := getattr(self, LOSS_MODULE, None)) is not None:
+            outputs["loss_parameters"] = {name: value.view_as(value) for name, value in loss.named_parameters()}
+        return outputs
 
     model.forward = types.MethodType(forward, model)
-    model._embeds_in_micro_batches = True
 
 
 def embed_in_micro_batches(encode, inputs: dict, size: int | None) -> tuple[torch.Tensor, torch.Tensor]:
     """Image and text embeddings of `inputs`, never holding the activations of more than `size` rows.
 
     Args:
-        encode: a dual encoder's forward; its output has `image_embeds` and `text_embeds`.
+        encode: from inputs to image and text embeddings, rows second to last.
         inputs: what it takes; tensors of `n` rows are cut along their first dimension.
         size: rows a micro-batch; `None` or at least `n` embeds all at once, with nothing recomputed.
 
     Returns:
-        Two tensors of shape `(n, d)`.
+        Image embeddings `(n, d)`, or `(r, n, d)` at several sizes, and text embeddings `(n, d)`.
     """
     n = len(inputs["pixel_values"])
     if size is None or size >= n:
-        return _embed(encode, inputs)
+        return encode(inputs)
     images, texts = [], []
     for start in range(0, n, size):
         chunk = {
@@ -69,16 +90,16 @@ def embed_in_micro_batches(encode, inputs: dict, size: int | None) -> tuple[torc
             for key, value in inputs.items()
         }
         if torch.is_grad_enabled():
-            image, text = checkpoint(_embed, encode, chunk, use_reentrant=False)
+            image, text = checkpoint(encode, chunk, use_reentrant=False)
         else:
-            image, text = _embed(encode, chunk)
+            image, text = encode(chunk)
         images.append(image)
         texts.append(text)
-    return torch.cat(images), torch.cat(texts)
+    return torch.cat(images, dim=-2), torch.cat(texts)
 
 
-def _embed(encode, inputs: dict) -> tuple[torch.Tensor, torch.Tensor]:
-    output = encode(**inputs)
+def _from_forward(forward, inputs: dict) -> tuple[torch.Tensor, torch.Tensor]:
+    output = forward(**inputs)
     image, text = getattr(output, "image_embeds", None), getattr(output, "text_embeds", None)
     if image is None or text is None:
         raise ClipDomainError(
@@ -86,3 +107,24 @@ def _embed(encode, inputs: dict) -> tuple[torch.Tensor, torch.Tensor]:
             "encoders such as CLIPModel, SiglipModel or VisionTextDualEncoderModel."
         )
     return image, text
+
+
+def _from_features(model: nn.Module, normalise: bool, image_sizes, inputs: dict) -> tuple[torch.Tensor, torch.Tensor]:
+    words = {name: value for name, value in inputs.items() if name in ("input_ids", "attention_mask", "position_ids")}
+    text = features(model.get_text_features(**words))  # (n, d)
+    pixels = inputs["pixel_values"]
+    if image_sizes is None:
+        image = features(model.get_image_features(pixel_values=pixels))  # (n, d)
+    else:
+        views = (at_size(pixels, size) for size in image_sizes)
+        image = torch.stack(
+            [features(model.get_image_features(pixel_values=view, interpolate_pos_encoding=True)) for view in views]
+        )  # (r, n, d)
+    return (F.normalize(image, dim=-1), F.normalize(text, dim=-1)) if normalise else (image, text)
+
+
+def at_size(pixel_values: torch.Tensor, size: int) -> torch.Tensor:
+    """Pictures resized to squares of `size` pixels: `(n, 3, h, w) -> (n, 3, size, size)`."""
+    if pixel_values.shape[-2:] == (size, size):
+        return pixel_values
+    return F.interpolate(pixel_values, size=(size, size), mode="bicubic", antialias=True)

@@ -14,11 +14,13 @@ from transformers.utils import logging
 from hf_clip_domain.arguments import ClipTrainingArguments
 from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.losses import build_loss
-from hf_clip_domain.losses.gather import gather_rows
+from hf_clip_domain.losses.gather import gather_rows, gather_targets
+from hf_clip_domain.models.dual_encoder import embedding_width, find_logit_bias
+from hf_clip_domain.similarity import wants_normalised
 from hf_clip_domain.training import checkpoints
-from hf_clip_domain.training.callbacks import ClampLogitScale
+from hf_clip_domain.training.callbacks.temperature import temperature_callback
 from hf_clip_domain.training.data_order import EpochCallback, EpochSampler
-from hf_clip_domain.training.micro_batching import install_embedding_forward
+from hf_clip_domain.training.micro_batching import LOSS_MODULE, install_embedding_forward
 from hf_clip_domain.types import Evaluator
 
 logger = logging.get_logger(__name__)
@@ -32,12 +34,13 @@ class ClipTrainer(Trainer):
     of several contrastive batches and does *not* widen one.
 
     Args (besides those of `transformers.Trainer`):
-        loss: a loss module (see `hf_clip_domain.types.Loss`); `None` builds `args.loss`.
+        loss: a loss module (see `hf_clip_domain.types.Loss`); `None` builds `args.loss` with `args.loss_settings`.
         evaluators: called at every evaluation; what they return is logged as `eval_...` and can be
             `metric_for_best_model`. Without any, evaluation reports the loss of `eval_dataset`.
 
     Batches are dictionaries of `pixel_values` (n, 3, h, w), `input_ids` (n, t), `attention_mask` (n, t) and
-    optionally `targets`: `(n,)` integer ids, where rows of equal id are positives of one another.
+    optionally `targets`: `(n,)` integer ids, where rows of equal id are positives of one another, or a mapping of
+    relations, see `hf_clip_domain.types.Loss`.
     """
 
     # The loss is a mean over the batch, to be divided by the accumulation steps. Left unset, Trainer would take the
@@ -53,39 +56,56 @@ class ClipTrainer(Trainer):
         evaluators: Sequence[Evaluator] = (),
         **kwargs,
     ):
-        self.loss = loss if loss is not None else build_loss(args.loss)
-        if any(parameter.requires_grad for parameter in self.loss.parameters()):
-            raise ClipDomainError(
-                f"{type(self.loss).__name__} has trainable parameters, which the optimizer would not see. "
-                "Make them buffers, or parameters of the model."
-            )
         self.evaluators = list(evaluators)
         self._loss_parts: dict[str, list[torch.Tensor]] = {}
+        self._similarity_gap: torch.Tensor | None = None
         super().__init__(model=model, args=args, **kwargs)
         if self.args.n_gpu > 1:
             raise ClipDomainError(
                 f"{self.args.n_gpu} GPUs are visible to one process. Start one process a GPU with "
                 "`accelerate launch`, or choose one with CUDA_VISIBLE_DEVICES."
             )
-        install_embedding_forward(self.model)
-        self.add_callback(ClampLogitScale())
+        self.use_loss(loss if loss is not None else build_loss(args.loss, **(args.loss_settings or {})))
+        self.add_callback(temperature_callback(args, self.model, lambda: self._similarity_gap))
         if self.args.early_stopping_patience is not None:
             self.add_callback(EarlyStoppingCallback(self.args.early_stopping_patience))
+
+    def use_loss(self, loss: nn.Module) -> None:
+        """Train with `loss`; its own parameters, if any, train with the model and are kept in its checkpoints."""
+        if find_logit_bias(self.model) is not None and hasattr(loss, "leave_bias_to_the_model"):
+            loss.leave_bias_to_the_model()
+        similarity = getattr(loss, "similarity", None)
+        if hasattr(similarity, "fit"):
+            similarity.fit(embedding_width(self.model))
+        self.loss = loss.to(self.args.device)
+        self.model.__dict__.get("_modules", {}).pop(LOSS_MODULE, None)
+        if any(parameter.requires_grad for parameter in loss.parameters()):
+            self.model.add_module(LOSS_MODULE, loss)
+        install_embedding_forward(self.model, normalise=similarity is None or wants_normalised(similarity))
 
     # One step
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         inputs = dict(inputs)
         targets = inputs.pop("targets", None)
-        embeddings = model(**inputs, micro_batch_size=self.args.micro_batch_size)
-        output = self.loss(
-            gather_rows(embeddings["image_embeds"]),  # (n * processes, d)
-            gather_rows(embeddings["text_embeds"]),  # (n * processes, d)
-            logit_scale=embeddings["logit_scale"],
-            targets=None if targets is None else gather_rows(targets),
+        sizes = {"image_sizes": self.args.image_sizes} if self.args.image_sizes and self.model.training else {}
+        embeddings = model(**inputs, micro_batch_size=self.args.micro_batch_size, **sizes)
+        options = {}
+        if getattr(self.loss, "shares_work", False):
+            options["share"] = (self.args.process_index, self.args.world_size)
+            options |= {name: embeddings[name] for name in ("logit_bias",) if name in embeddings}
+        output = torch.func.functional_call(
+            self.loss,
+            dict(embeddings.get("loss_parameters", {})),
+            (
+                gather_rows(embeddings["image_embeds"]),  # (n * processes, d), or (r, n * processes, d)
+                gather_rows(embeddings["text_embeds"]),  # (n * processes, d)
+            ),
+            {"logit_scale": embeddings["logit_scale"], "targets": gather_targets(targets), **options},
         )
         if self.model.training:
             parts = {**output.parts, "logit_scale": embeddings["logit_scale"].detach()}
+            self._similarity_gap = parts.get("similarity_gap")
             for name, value in parts.items():
                 self._loss_parts.setdefault(name, []).append(value)
         return (output.loss, embeddings) if return_outputs else output.loss
@@ -150,6 +170,15 @@ class ClipTrainer(Trainer):
         return loss.detach(), None, None
 
     # Checkpoints
+
+    def save_model(self, output_dir=None, _internal_call=False):
+        """The model as its own class loads it; the parameters of the loss are kept in checkpoints alone."""
+        loss = None if _internal_call else self.model._modules.pop(LOSS_MODULE, None)
+        try:
+            super().save_model(output_dir, _internal_call=_internal_call)
+        finally:
+            if loss is not None:
+                self.model.add_module(LOSS_MODULE, loss)
 
     def train(self, resume_from_checkpoint=None, **kwargs):
         """Train; `resume_from_checkpoint` is `True` for the last whole checkpoint of the run, or a path."""

@@ -8,7 +8,8 @@ import torch
 from tokenizers import pre_tokenizers
 from transformers import BertTokenizer, CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
-from hf_clip_domain.data.collator import PairCollator, caption_id
+from hf_clip_domain.data.collator import PairCollator
+from hf_clip_domain.data.relations import word_id
 from hf_clip_domain.errors import ClipDomainError
 
 
@@ -102,9 +103,9 @@ def test_targets_are_equal_for_equal_captions_only():
 
 
 def test_targets_are_the_same_in_another_process():
-    code = "from hf_clip_domain.data.collator import caption_id; print(caption_id('A cell.'))"
+    code = "from hf_clip_domain.data.relations import word_id; print(word_id('A cell.'))"
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert int(output) == caption_id("A cell.")
+    assert int(output) == word_id("A cell.")
 
 
 def test_mistakes_are_named():

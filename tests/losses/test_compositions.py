@@ -97,8 +97,8 @@ def test_siglip(case, negatives, smoothing, blocks):
     ).double()
     output = loss(image, text, logit_scale=scale, targets=targets)
     weights = reference.pair_weights(targets, n, m, RELATED)
-    expected = reference.siglip(image @ text.T, scale, weights, loss.logit_bias, smoothing, **NEGATIVES[negatives])
-    assert_same(output.loss, expected, (image, text, scale, loss.logit_bias))
+    expected = reference.siglip(image @ text.T, scale, weights, loss.bias, smoothing, **NEGATIVES[negatives])
+    assert_same(output.loss, expected, (image, text, scale, loss.bias))
 
 
 @pytest.mark.parametrize("name", ["dot", "euclidean", "bilinear", "function"])
@@ -144,7 +144,7 @@ def test_sums_of_losses(balance, blocks):
     loss = WeightedSum(terms=terms, balance=balance).double()
     output = loss(image, text, logit_scale=scale)
     own, scores = torch.eye(6, dtype=torch.float64), image @ text.T
-    bias = loss.losses[1].logit_bias
+    bias = loss.losses[1].bias
     values = reference.info_nce(scores, scale, own), reference.siglip(scores, scale, own, bias)
     if balance == "fixed":
         expected, learned = 2 * values[0] + 0.5 * values[1], []

@@ -30,21 +30,38 @@ PROGRAM = textwrap.dedent(
         def __getitem__(self, key):
             return {**super().__getitem__(key), "targets": key % len(self) // 2}
 
-    folder, batch, micro, groups = sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5] == "groups"
+    class Related(shared.Pairs):
+        def __getitem__(self, key):
+            index = key % len(self)
+            return {**super().__getitem__(key), "targets": {"caption": index // 2, "label": index % 3}}
+
+    folder, batch, micro, kind = sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
+    losses = {
+        "related": ("info_nce", {"positives": {"caption": 1, "label": 0.5}, "negatives": {"kind": "hard"}}),
+        "learned": ("sum", {"terms": [{"name": "info_nce", "similarity": "bilinear"}, {"name": "siglip"}],
+                            "balance": "uncertainty"}),
+    }
+    loss, settings = losses.get(kind, ("info_nce", None))
     arguments = ClipTrainingArguments(
         folder, per_device_train_batch_size=batch, micro_batch_size=micro, max_steps=5, learning_rate=1e-3,
         use_cpu=True, disable_tqdm=True, save_strategy="steps", save_steps=3, seed=3,
         # The gradient of a key's bias is zero but for rounding, which Adam's usual 1e-8 would blow up to whole steps.
-        adam_epsilon=1e-6,
+        adam_epsilon=1e-6, loss=loss, loss_settings=settings, logging_steps=1,
     )
     torch.set_num_threads(1)
     trainer = ClipTrainer(
-        shared.make_clip(), arguments, train_dataset=(Grouped if groups else shared.Pairs)(40)
+        shared.make_clip(), arguments,
+        train_dataset={"groups": Grouped, "related": Related}.get(kind, shared.Pairs)(40),
+        data_collator=torch.utils.data.default_collate,
     )
     resume = len(sys.argv) > 6
     trainer.train(resume_from_checkpoint=resume)
     if trainer.is_world_process_zero():
-        torch.save(trainer.model.state_dict(), folder + "/final.pt")
+        logged = [entry for entry in trainer.state.log_history if "loss" in entry]
+        log = {name: torch.tensor([entry[name] for entry in logged]) for name in logged[0]
+               if "loss" in name or "gap" in name or "weight" in name}
+        torch.save({**trainer.model.state_dict(), **{f"log/{name}": values for name, values in log.items()}},
+                   folder + "/final.pt")
         print("processes:", trainer.args.world_size)
     """
 )
@@ -68,20 +85,26 @@ def launch(tmp_path, name, processes, batch, groups="plain", resume=False):
     finished = subprocess.run(
         command, capture_output=True, text=True, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
-    assert finished.returncode == 0, finished.stderr[-3000:]
+    assert finished.returncode == 0, finished.stderr[:3000] + finished.stderr[-3000:]
     assert f"processes: {processes}" in finished.stdout
     return torch.load(folder / "final.pt", weights_only=True)
 
 
 def largest_difference(first, second):
-    return max((first[name].double() - second[name].double()).abs().max().item() for name in first)
+    weights = [name for name in first if not name.startswith("log/")]
+    return max((first[name].double() - second[name].double()).abs().max().item() for name in weights)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("groups", ["plain", "groups"])
+@pytest.mark.parametrize("groups", ["plain", "groups", "related", "learned"])
 def test_two_processes_equal_one_with_the_doubled_batch(tmp_path, groups):
+    """Weights, the loss's own included, and what is logged, although each process takes half of the rows."""
     one = launch(tmp_path, "one", 1, 16, groups)
     two = launch(tmp_path, "two", 2, 8, groups)
+    assert "log/loss" in one and one["log/loss"].shape == (5,) and one.keys() == two.keys()
+    assert ("contrastive_loss.log_variances" in one) == (groups == "learned")
+    for name in [name for name in one if name.startswith("log/")]:
+        assert torch.allclose(one[name], two[name], rtol=1e-4, atol=1e-4), name
     assert largest_difference(one, two) < 1e-5
 
 

@@ -4,10 +4,14 @@ import math
 
 import pytest
 import torch
-from transformers import TrainerCallback
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from transformers import CLIPModel, TrainerCallback
 
 from hf_clip_domain.arguments import ClipTrainingArguments
 from hf_clip_domain.errors import ClipDomainError
+from hf_clip_domain.losses import build_loss
+from hf_clip_domain.similarity import build_similarity
 from hf_clip_domain.training import ClipTrainer
 
 
@@ -161,6 +165,59 @@ def test_fewer_pairs_than_a_batch_is_an_error_with_the_option(tmp_path, clip, pa
         trainer.train()
 
 
-def test_a_loss_with_weights_is_refused(tmp_path, clip):
-    with pytest.raises(ClipDomainError, match="trainable"):
-        ClipTrainer(clip(), arguments(tmp_path), loss=torch.nn.Linear(2, 2))
+def test_a_losss_own_parameters_train_and_leave_a_plain_model(tmp_path, clip, pairs):
+    loss = build_loss("siglip", similarity="bilinear", positives={}, logit_bias=-3.0)
+    trainer = ClipTrainer(clip(), arguments(tmp_path, learning_rate=1e-2), loss=loss, train_dataset=pairs(16))
+    assert loss.similarity.weight.shape == (24, 24)
+    trainer.train()
+    assert loss.bias.item() != -3.0 and not torch.equal(loss.similarity.weight, torch.eye(24))
+    trainer.save_model(tmp_path / "final")
+    names = load_file(tmp_path / "final" / "model.safetensors")
+    assert not any("contrastive_loss" in name for name in names)
+    CLIPModel.from_pretrained(tmp_path / "final")
+    assert trainer.model.contrastive_loss is loss  # further training goes on with it
+
+
+def test_siglip_models_keep_their_own_bias(tmp_path, siglip, batch):
+    model = siglip()
+    trainer = ClipTrainer(model, arguments(tmp_path), loss=build_loss("siglip"))
+    assert not hasattr(model, "contrastive_loss")
+    rows = {name: rows for name, rows in batch(4).items() if name != "attention_mask"}
+    trainer.compute_loss(model, rows).backward()
+    assert model.logit_bias.grad.abs() > 0
+
+
+@pytest.mark.parametrize("similarity", ["dot", "euclidean"])
+def test_similarities_that_need_lengths_get_embeddings_as_projected(tmp_path, clip, batch, similarity):
+    model, rows = clip(), batch(6)
+    trainer = ClipTrainer(
+        model, arguments(tmp_path, micro_batch_size=4), loss=build_loss("info_nce", similarity=similarity)
+    )
+    image = model.get_image_features(pixel_values=rows["pixel_values"]).pooler_output
+    text = model.get_text_features(rows["input_ids"], rows["attention_mask"]).pooler_output
+    logits = model.logit_scale.exp() * build_similarity(similarity)(image, text)
+    own = torch.arange(6)
+    expected = (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+    assert trainer.compute_loss(model, rows).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("micro", [None, 2])
+def test_the_same_pairs_at_several_sizes_sum_up_in_one_loss(tmp_path, clip, batch, micro):
+    model, rows = clip().double(), batch(5, dtype=torch.float64)
+    settings = {"resolution_weights": [1, 3]}
+    choices = {"image_sizes": [8, 16], "loss_settings": settings, "micro_batch_size": micro}
+    trainer = ClipTrainer(model, arguments(tmp_path, **choices))
+    model.train()
+    text = F.normalize(model.get_text_features(rows["input_ids"], rows["attention_mask"]).pooler_output, dim=-1)
+    expected = 0
+    for size, weight in ((8, 0.25), (16, 0.75)):
+        pixels = F.interpolate(rows["pixel_values"], size=(size, size), mode="bicubic", antialias=True)
+        image = model.get_image_features(pixel_values=pixels, interpolate_pos_encoding=True).pooler_output
+        expected += (
+            weight * build_loss("info_nce")(F.normalize(image, dim=-1), text, logit_scale=model.logit_scale.exp()).loss
+        )
+    found = trainer.compute_loss(model, rows)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-9)
+    weights = [model.vision_model.embeddings.patch_embedding.weight, model.text_projection.weight]
+    for one, other in zip(torch.autograd.grad(found, weights), torch.autograd.grad(expected, weights), strict=True):
+        assert (one - other).norm() < 1e-8 * other.norm()
