@@ -150,6 +150,13 @@ class ClipTrainingArguments(TrainingArguments):
     temperature_gap: float = field(
         default=5.0, metadata={"help": "Logits between positives and negatives that adaptive aims at."}
     )
+    auto_tune_loss: bool = field(
+        default=False,
+        metadata={"help": "Search the loss's settings by short runs on the validation split first (extra 'tune')."},
+    )
+    auto_tune_minutes: float = field(default=10.0, metadata={"help": "Budget of the search in minutes."})
+    auto_tune_trials: int = field(default=20, metadata={"help": "Short runs at most."})
+    auto_tune_epochs: float = field(default=2.0, metadata={"help": "Epochs of each."})
     early_stopping_patience: int | None = field(
         default=None,
         metadata={"help": "Stop after so many evaluations without a better metric_for_best_model. Default: never."},
@@ -185,6 +192,9 @@ class ClipTrainingArguments(TrainingArguments):
             )
         if self.temperature_gap <= 0:
             raise ClipDomainError(f"--temperature_gap {self.temperature_gap}: expected a number of logits above 0.")
+        for name in ("auto_tune_minutes", "auto_tune_trials", "auto_tune_epochs"):
+            if getattr(self, name) <= 0:
+                raise ClipDomainError(f"--{name} {getattr(self, name)}: expected a number above 0.")
         if self.image_sizes is not None and (not self.image_sizes or min(self.image_sizes) < 1):
             raise ClipDomainError(f"--image_sizes {self.image_sizes}: expected one or more sizes in pixels.")
         if self.early_stopping_patience is not None and self.early_stopping_patience < 1:

@@ -21,12 +21,17 @@ def _dispatch(argv: list[str]) -> int:
         from hf_clip_domain.cli.train import run
 
         return run(argv[1:])
+    if argv[:1] == ["tune"]:
+        from hf_clip_domain.cli.tune import run
+
+        return run(argv[1:])
     parser = argparse.ArgumentParser(
         prog="hf-clip-domain", description="Adapt CLIP to a domain, and prove what improved.", epilog=EXIT_CODES
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("train", help="Adapt a model: score, train, score again, save.", add_help=False)
+    commands.add_parser("tune", help="Search the loss's settings by short runs.", add_help=False)
     command = argv[0] if argv else ""
     if command == "data":
         from hf_clip_domain.cli.data import add_parser

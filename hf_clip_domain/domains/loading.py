@@ -26,7 +26,7 @@ OWN_TRAINING_FIELDS = {
     "temperature_warmup": float,
     "temperature_gap": float,
 }
-_METRIC = re.compile(r"(image_to_text|text_to_image)/(recall@\d+|mean_rank|median_rank|mrr)")
+_METRIC = re.compile(r"(image_to_text|text_to_image)/(recall@\d+|mean_rank|median_rank|mrr|map_by_label)")
 
 
 def available_domains() -> list[str]:

@@ -14,6 +14,7 @@ from hf_clip_domain.data.text import clean_caption
 from hf_clip_domain.domains import Domain
 from hf_clip_domain.embedder import ClipEmbedder
 from hf_clip_domain.errors import ClipDomainError
+from hf_clip_domain.evaluation.by_label import mean_average_precision
 from hf_clip_domain.evaluation.retrieval import retrieval_metrics
 from hf_clip_domain.similarity import SimilarityFunction
 
@@ -65,9 +66,11 @@ class RetrievalEvaluator:
         self.texts, captions = unique_texts(_column(pairs, "text"), clean)
         self.rows, image_of_row = unique_images(_Images(pairs, range(len(pairs))))
         self.positives = [(image_of_row[row], text) for row, text in captions]
+        self.image_labels, self.text_labels = _labels(pairs, self.rows, captions)
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
-        """Embed everything and rank: see `retrieval_metrics` for the keys.
+        """Embed everything and rank: see `retrieval_metrics` for the keys, and `mean_average_precision` for
+        `map_by_label`, which data with labels has besides.
 
         Raises:
             ClipDomainError: a picture cannot be read or an embedding is not finite, on whichever process.
@@ -87,6 +90,14 @@ class RetrievalEvaluator:
         image_embeds = _sharded(embed_images, len(self.rows), rank, world)  # (n, d)
         text_embeds = _sharded(embed_texts, len(self.texts), rank, world)  # (m, d)
         metrics = retrieval_metrics(image_embeds, text_embeds, self.positives, similarity=embedder.similarity_function)
+        if self.image_labels is not None:
+            compare, images, texts = embedder.similarity_function, self.image_labels, self.text_labels
+            metrics["image_to_text/map_by_label"] = mean_average_precision(
+                image_embeds, text_embeds, images, texts, similarity=compare
+            )
+            metrics["text_to_image/map_by_label"] = mean_average_precision(
+                text_embeds, image_embeds, texts, images, similarity=lambda text, image: compare(image, text).T
+            )
         prefix = f"{self.name}/" if self.name else ""
         return {prefix + key: value for key, value in metrics.items()}
 
@@ -142,6 +153,21 @@ def _identity(image: Any) -> Any:
         pixels = hashlib.blake2b(image.tobytes(), digest_size=16).digest()
         return pixels, getattr(image, "size", None), getattr(image, "mode", None)
     return str(image)
+
+
+def _labels(
+    pairs: Sequence[dict[str, Any]], rows: list[int], captions: list[tuple[int, int]]
+) -> tuple[list[str] | None, list[str] | None]:
+    """The labels of the pictures and of the texts (that of its first row), or nothing where rows lack one."""
+    columns = pairs.column_names if hasattr(pairs, "column_names") else pairs[0]
+    labels = _column(pairs, "label") if "label" in columns else [None]
+    if any(label is None for label in labels):
+        return None, None
+    labels = list(labels)
+    first: dict[int, int] = {}
+    for row, text in captions:
+        first.setdefault(text, row)
+    return [labels[row] for row in rows], [labels[first[text]] for text in range(len(first))]
 
 
 class _Images:

@@ -152,6 +152,18 @@ def plot_retrieval_sample(
     return Path(path)
 
 
+def plot_trials(trials: Sequence[tuple[int, float | None]], path: str | Path) -> None:
+    """The score of every trial that ended, `(number, share of hits)`, and the best so far."""
+    scored = [(number, 100 * score) for number, score in trials if score is not None]
+    best = [(number, max(score for other, score in scored if other <= number)) for number, _ in scored]
+    with _figure(path, (6, 3.5)) as figure:
+        axes = figure.add_subplot()
+        axes.plot(*zip(*scored, strict=True), "o", color=AFTER, label="trial")
+        axes.step(*zip(*best, strict=True), where="post", color=ACCENT, label="best so far")
+        axes.set(xlabel="Trial", ylabel="Validation recall@10 (%)")
+        axes.legend()
+
+
 @contextmanager
 def _figure(path: str | Path, size: tuple[float, float]) -> Iterator[Figure]:
     """A figure without pyplot's global state, saved on leaving."""

@@ -20,6 +20,7 @@ ROWS = (
     ("mean_rank", "Mean rank", False),
     ("median_rank", "Median rank", False),
     ("mrr", "MRR", False),
+    ("map_by_label", "mAP by label", True),
 )
 
 
@@ -112,6 +113,8 @@ class EvaluationReport:
     def _cells(self, group: str) -> list[list[str]]:
         rows = []
         for metric, heading, percent in ROWS:
+            if not any(math.isfinite(self._either(_key(group, direction, metric))) for direction in DIRECTIONS):
+                continue
             row = [heading + (" (%)" if percent else "")]
             for direction in DIRECTIONS:
                 key = _key(group, direction, metric)
@@ -139,7 +142,7 @@ class EvaluationReport:
         return self.after.get(key, self.before.get(key, math.nan))
 
     def _console_group(self, group: str) -> str:
-        first, width = 14, 10
+        first, width = 16, 10
         head = f"{'':{first}}" + " | ".join(f"{title:^{3 * width}}" for title in DIRECTIONS.values())
         names = f"{'':{first}}" + " | ".join(
             "".join(f"{name:>{width}}" for name in ("before", "after", "change")) for _ in DIRECTIONS

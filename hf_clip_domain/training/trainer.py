@@ -49,7 +49,7 @@ class ClipTrainer(Trainer):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: nn.Module | None,
         args: ClipTrainingArguments,
         *,
         loss: nn.Module | None = None,

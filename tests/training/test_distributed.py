@@ -63,6 +63,9 @@ PROGRAM = textwrap.dedent(
         torch.save({**trainer.model.state_dict(), **{f"log/{name}": values for name, values in log.items()}},
                    folder + "/final.pt")
         print("processes:", trainer.args.world_size)
+    if trainer.args.world_size > 1:  # as the command does: who ends first would take the other down
+        trainer.accelerator.wait_for_everyone()
+        trainer.accelerator.end_training()
     """
 )
 

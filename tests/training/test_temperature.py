@@ -11,7 +11,14 @@ from hf_clip_domain.training import ClipTrainer
 
 
 def train(folder, model, pairs, resume=None, **settings):
-    settings = {"max_steps": 10, "learning_rate": 1e-2, "logging_steps": 1, "save_steps": 4, "save_total_limit": 3, **settings}
+    settings = {
+        "max_steps": 10,
+        "learning_rate": 1e-2,
+        "logging_steps": 1,
+        "save_steps": 4,
+        "save_total_limit": 3,
+        **settings,
+    }
     arguments = ClipTrainingArguments(
         str(folder), per_device_train_batch_size=8, use_cpu=True, disable_tqdm=True, save_strategy="steps", **settings
     )

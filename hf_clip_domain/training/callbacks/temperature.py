@@ -22,7 +22,7 @@ def temperature_callback(
 ) -> TrainerCallback:
     """The callback that keeps `args.temperature_schedule`; `args.temperature` is set at once."""
     if args.temperature is not None:
-        _set(find_logit_scale(model), -math.log(args.temperature))
+        set_temperature(model, args.temperature)
     if args.temperature_schedule == "learned":
         return ClampLogitScale()
     return TemperatureSchedule(args, model, similarity_gap)
@@ -75,6 +75,11 @@ class TemperatureSchedule(TrainerCallback):
         if self.kind == "cosine":
             return self.final + (self.first - self.final) * (1 + math.cos(math.pi * progress)) / 2
         return self.first * (self.final / self.first) ** progress
+
+
+def set_temperature(model: nn.Module, temperature: float) -> None:
+    """The model's `logit_scale` as the logarithm of 1 / temperature."""
+    _set(find_logit_scale(model), -math.log(temperature))
 
 
 def _set(logit_scale: torch.nn.Parameter, value: float) -> None:
