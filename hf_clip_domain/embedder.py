@@ -3,6 +3,7 @@ here."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -36,6 +37,7 @@ from hf_clip_domain.similarity import (
     without_gradient,
 )
 
+CALIBRATION_FILE = "calibration.json"
 GENERIC_PROMPTS = ("a photo of {}.", "a picture of {}.", "an image showing {}.", "{}")
 
 
@@ -51,6 +53,8 @@ class ClipEmbedder:
         batch_size: pictures or texts a forward pass; bounds memory (two batches of pictures are held).
         device: where to compute; the model is moved there. Default: where the model is.
         similarity: name, dotted path or function, see `build_similarity`.
+        logit_scale: the multiplier of similarities in `classify`, such as one fitted for calibrated probabilities;
+            default: the model's.
 
     ```python
     embedder = ClipEmbedder.from_pretrained("outputs/my-model")
@@ -67,6 +71,7 @@ class ClipEmbedder:
         batch_size: int = 64,
         device: str | torch.device | None = None,
         similarity: str | SimilarityFunction = "cosine",
+        logit_scale: float | None = None,
     ) -> None:
         if batch_size < 1:
             raise ClipDomainError(f"batch_size is {batch_size}; expected at least 1.")
@@ -77,6 +82,7 @@ class ClipEmbedder:
         self.domain = domain
         self.batch_size = batch_size
         self.similarity_function = without_gradient(build_similarity(similarity))
+        self.logit_scale = logit_scale
         self._normalise = wants_normalised(self.similarity_function)
         self._transform = ImageTransform(domain, *image_settings(processor)) if domain is not None else None
 
@@ -84,7 +90,7 @@ class ClipEmbedder:
     def from_pretrained(
         cls, name_or_path: str | Path, *, domain: Domain | str | Path | None = None, **options: Any
     ) -> ClipEmbedder:
-        """Load model, processor and, where they lie beside the weights, the domain and the similarity.
+        """Load model, processor and, where they lie beside the weights, domain, similarity and calibration.
 
         Args:
             name_or_path: local folder, Hub id or `"starter"`.
@@ -98,6 +104,8 @@ class ClipEmbedder:
         if domain is None:
             domain = _file_beside(str(name_or_path), model, "domain.yaml")
         options.setdefault("similarity", similarity_beside(str(name_or_path), model))
+        if "logit_scale" not in options and (file := _file_beside(str(name_or_path), model, CALIBRATION_FILE)):
+            options["logit_scale"] = json.loads(file.read_text(encoding="utf-8"))["logit_scale"]
         if domain is not None and not isinstance(domain, Domain):
             domain = load_domain(domain)
         return cls(model, processor, domain=domain, **options)
@@ -173,6 +181,15 @@ class ClipEmbedder:
         Raises:
             ClipDomainError: no label, or a template without `{}`.
         """
+        scores = self.class_scores(images, labels, templates)
+        scale = self.logit_scale or find_logit_scale(self.model).detach().float().exp().cpu()
+        return (scale * scores).softmax(dim=-1)
+
+    def class_scores(self, images: Any, labels: Sequence[str], templates: Sequence[str] | None = None) -> torch.Tensor:
+        """Similarity of every picture with every label's averaged prompts, without temperature: `-> (n, c)`.
+
+        Arguments and errors as for `classify`.
+        """
         labels = [labels] if isinstance(labels, str) else list(labels)
         if not labels:
             raise ClipDomainError("classify needs at least one label; got an empty list.")
@@ -184,8 +201,7 @@ class ClipEmbedder:
         text_embeds = self.embed_texts(texts).unflatten(0, (len(labels), len(prompts))).mean(dim=1)  # (c, d)
         if self._normalise:
             text_embeds = F.normalize(text_embeds, dim=-1)
-        scale = find_logit_scale(self.model).detach().float().exp().cpu()
-        return (scale * self.similarity(images, text_embeds)).softmax(dim=-1)
+        return self.similarity(images, text_embeds)
 
     @property
     def _device(self) -> torch.device:

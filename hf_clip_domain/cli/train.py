@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -10,8 +11,9 @@ from transformers import set_seed
 from hf_clip_domain.cli.assembly import build_trainer, load_parts, similarity_of
 from hf_clip_domain.cli.options import parse_options
 from hf_clip_domain.cli.tune import tune, use_tuned_loss
-from hf_clip_domain.embedder import similarity_beside
+from hf_clip_domain.embedder import ClipEmbedder, similarity_beside
 from hf_clip_domain.evaluation import EvaluationReport, RetrievalEvaluator
+from hf_clip_domain.evaluation.calibration import calibrate
 from hf_clip_domain.losses import build_loss
 from hf_clip_domain.sharing.run_folder import write_run_folder
 
@@ -47,6 +49,12 @@ def run(argv: list[str]) -> int:
         domain=domain.name,
         base_model=options.model.model_name_or_path,
     )
+    calibration = None
+    if "validation" in pairs and training.process_index == 0:
+        embedder = ClipEmbedder(model, processor, domain=domain, similarity=similarity_of(loss))
+        calibration = calibrate(embedder, pairs["validation"], pairs["test"])
+    if calibration is not None:
+        report.extra["calibration"] = asdict(calibration)
     trainer.save_model()
     if trainer.is_world_process_zero():
         write_run_folder(
@@ -62,10 +70,18 @@ def run(argv: list[str]) -> int:
             configuration=options.to_yaml(),
             similarity=similarity_of(loss),
         )
+        if calibration is not None:
+            calibration.save(output_dir)
     if training.world_size > 1:  # a process that ends while another still talks to it would take it down
         trainer.accelerator.wait_for_everyone()
         trainer.accelerator.end_training()
     say(report.table())
+    if calibration is not None:
+        say(
+            f"Zero-shot probabilities of {len(calibration.classes)} labels: calibration error "
+            f"{calibration.ece_before:.1%}, and {calibration.ece_after:.1%} at the fitted logit scale "
+            f"{calibration.logit_scale:.1f} (calibration.json)."
+        )
     say(f"\nSaved to {output_dir}: load it with CLIPModel.from_pretrained({str(output_dir)!r}).")
     return 0
 

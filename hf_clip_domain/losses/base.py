@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 
 from torch import nn
 
@@ -47,6 +48,13 @@ def build_loss(name: str, **settings) -> nn.Module:
             f"--loss {name!r} could not be imported: {error}. The module must be importable from the folder the "
             f"command runs in (or PYTHONPATH), and {attribute!r} must be a class in it."
         ) from error
+    choices = _settings_of(loss_class)
+    if unknown := [key for key in settings if choices is not None and key not in choices]:
+        near = difflib.get_close_matches(unknown[0], choices, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ClipDomainError(
+            f"--loss {name} has no setting {unknown[0]!r}; it has {', '.join(choices) or 'none'}.{hint}"
+        )
     try:
         loss = loss_class(**settings)
     except TypeError as error:
@@ -54,3 +62,16 @@ def build_loss(name: str, **settings) -> nn.Module:
     if not isinstance(loss, nn.Module):
         raise ClipDomainError(f"--loss {name!r} gives a {type(loss).__name__}; a loss must be a torch.nn.Module.")
     return loss
+
+
+def _settings_of(loss_class: type) -> list[str] | None:
+    """Names of the arguments, those that a class hands on to the class below it included; `None` if it takes any."""
+    found: list[str] = []
+    for kind in inspect.getmro(loss_class) if inspect.isclass(loss_class) else [loss_class]:
+        parameters = list(inspect.signature(kind).parameters.values()) if "__init__" in vars(kind) else []
+        found += [parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD]
+        if parameters and parameters[-1].kind is not inspect.Parameter.VAR_KEYWORD:
+            return found
+        if kind is nn.Module:
+            return found
+    return None
