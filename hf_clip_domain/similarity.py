@@ -9,6 +9,7 @@ import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -134,7 +135,7 @@ def save_similarity(similarity: SimilarityFunction, folder: str | Path) -> None:
     kind = type(similarity) if isinstance(similarity, nn.Module) else similarity
     known = (name for name, found in SIMILARITIES.items() if found is kind)
     name = next(known, f"{kind.__module__}:{getattr(kind, '__qualname__', '')}")
-    if ":" in name and build_similarity(name) is not kind and type(build_similarity(name)) is not kind:
+    if _import(name) is not kind:
         raise ClipDomainError(
             f"the similarity {similarity!r} has no importable name: define it at the top of a module."
         )
@@ -143,6 +144,17 @@ def save_similarity(similarity: SimilarityFunction, folder: str | Path) -> None:
     if isinstance(similarity, nn.Module):
         weights = {key: value.detach().cpu().contiguous() for key, value in similarity.state_dict().items()}
         save_file(weights, folder / SIMILARITY_WEIGHTS)
+
+
+def _import(name: str) -> Any:
+    """What a name of `SIMILARITIES` or a dotted path stands for, or `None`."""
+    if name in SIMILARITIES:
+        return SIMILARITIES[name]
+    module_name, _, attribute = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError, ValueError):
+        return None
 
 
 def load_similarity(file: str | Path, weights: str | Path | None = None) -> SimilarityFunction:

@@ -2,7 +2,15 @@ import pytest
 import torch
 
 from hf_clip_domain.errors import ClipDomainError
-from hf_clip_domain.similarity import build_similarity, cosine, dot, euclidean, wants_normalised
+from hf_clip_domain.similarity import (
+    build_similarity,
+    cosine,
+    dot,
+    euclidean,
+    load_similarity,
+    save_similarity,
+    wants_normalised,
+)
 
 
 class Halved:
@@ -61,3 +69,29 @@ def test_what_cannot_be_resolved_is_told_with_the_valid_names(wrong, told):
 def test_only_cosine_like_similarities_see_normalised_embeddings():
     assert wants_normalised(cosine) and wants_normalised(Halved())
     assert not wants_normalised(dot) and not wants_normalised(euclidean)
+
+
+@pytest.mark.parametrize("name", ["cosine", "dot", "euclidean", "bilinear", "home_made_similarity:tanh"])
+def test_a_saved_similarity_compares_as_before(tmp_path, monkeypatch, name):
+    (tmp_path / "home_made_similarity.py").write_text("def tanh(image, text):\n    return (image @ text.T).tanh()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    similarity = build_similarity(name)
+    if name == "bilinear":
+        similarity.fit(5)
+        torch.nn.init.normal_(similarity.weight, generator=torch.Generator().manual_seed(0))
+    save_similarity(similarity, tmp_path)
+    assert (tmp_path / "similarity.json").exists() == (name != "cosine")
+    if name == "cosine":
+        return
+    again = load_similarity(tmp_path / "similarity.json", tmp_path / "similarity.safetensors")
+    image, text = torch.randn(3, 5), torch.randn(4, 5)
+    assert torch.equal(again(image, text), similarity(image, text))
+    assert wants_normalised(again) == wants_normalised(similarity)
+
+
+def test_a_similarity_nobody_could_load_again_is_refused(tmp_path):
+    with pytest.raises(ClipDomainError, match="importable name"):
+        save_similarity(lambda image, text: image @ text.T, tmp_path)
+    (tmp_path / "similarity.json").write_text('{"name": "bilinear"}')
+    with pytest.raises(ClipDomainError, match="similarity.safetensors is missing"):
+        load_similarity(tmp_path / "similarity.json")

@@ -69,6 +69,7 @@ def run(argv: list[str]) -> int:
             log_history=trainer.state.log_history,
             configuration=options.to_yaml(),
             similarity=similarity_of(loss),
+            loss_source=getattr(loss, "source", ""),
         )
         if calibration is not None:
             calibration.save(output_dir)

@@ -57,6 +57,11 @@ class WeightedSum(nn.Module):
         return tuple(dict.fromkeys(needed))
 
     @property
+    def source(self) -> str:
+        """The papers of the terms."""
+        return "; ".join(dict.fromkeys(filter(None, (getattr(loss, "source", "") for loss in self.losses))))
+
+    @property
     def similarity(self):
         """That of the first term, by which the model is to be used."""
         return getattr(self.losses[0], "similarity", "cosine")

@@ -31,6 +31,7 @@ def write_run_folder(
     log_history: list[dict[str, float]],
     configuration: str,
     similarity: SimilarityFunction = cosine,
+    loss_source: str = "",
 ) -> None:
     """Complete `folder`, which already holds the weights and the processor.
 
@@ -42,6 +43,7 @@ def write_run_folder(
         log_history: `TrainerState.log_history`.
         configuration: YAML that `--config` takes.
         similarity: by which the model was trained and is to be used; kept as `similarity.json` unless it is the cosine.
+        loss_source: the paper of the loss, for the card.
     """
     folder.mkdir(parents=True, exist_ok=True)
     processor.save_pretrained(folder)
@@ -61,4 +63,5 @@ def write_run_folder(
         base_model=base_model,
         dataset_name=dataset,
         training_arguments=yaml.safe_load(configuration),
+        notes=[f"Trained with the loss of {loss_source}."] if loss_source else [],
     )

@@ -161,3 +161,47 @@ def test_a_killed_command_resumes_to_the_same_weights(tmp_path):
     assert all(torch.equal(one[name], other[name]) for name in one)
     scores = [json.loads((tmp_path / name / "evaluation.json").read_text()) for name in ("whole", "cut")]
     assert scores[0]["before"] == scores[1]["before"] and scores[0]["after"] == scores[1]["after"]
+
+
+@pytest.mark.slow
+def test_a_composed_loss_trains_is_repeated_by_its_configuration_and_leaves_a_plain_model(tmp_path, capfd):
+    data, out = write_pairs(tmp_path, 96), tmp_path / "out"
+    rows = [json.loads(line) for line in data.read_text().splitlines()[:-1]]
+    splits = ("train", "train", "validation", "test")
+    rows = [{**row, "split": splits[index // 4 % 4]} for index, row in enumerate(rows)]
+    data.write_text("\n".join(map(json.dumps, rows)))
+    settings = "{similarity: bilinear, positives: {caption: 1, label: 0.2, image: 1}, negatives: {kind: weighted}}"
+    command = ["train", "--dataset", str(data), "--model_name_or_path", "starter", *QUICK, "--output_dir", str(out)]
+    assert main([*command, "--loss", "siglip", "--loss_settings", settings, "--learning_rate", "1e-2"]) == 0
+    assert "calibration error" in capfd.readouterr().out
+    assert json.loads((out / "similarity.json").read_text()) == {"name": "bilinear"}
+    embedder = ClipEmbedder.from_pretrained(out)
+    image, text = torch.randn(2, 192), torch.randn(3, 192)
+    assert not torch.allclose(embedder.similarity(image, text), image @ text.T)  # the learned weights are in use
+    assert embedder.logit_scale == json.loads((out / "calibration.json").read_text())["logit_scale"]
+    _, report = CLIPModel.from_pretrained(out, output_loading_info=True)
+    assert not report["unexpected_keys"] and not report["missing_keys"]
+    assert "Zhai et al. 2023" in (out / "README.md").read_text()
+    kept = yaml.safe_load((out / "run.yaml").read_text())
+    assert kept["loss"] == "siglip" and kept["loss_settings"] == yaml.safe_load(settings)
+    scores = json.loads((out / "evaluation.json").read_text())
+    assert (
+        main(
+            ["evaluate", str(out), "--domain", "general", "--dataset", str(data), "--output", str(tmp_path / "e.json")]
+        )
+        == 0
+    )
+    again = json.loads((tmp_path / "e.json").read_text())["after"]
+    for key in ("text_to_image/mrr", "image_to_text/map_by_label"):
+        assert again[key] == pytest.approx(scores["after"][key], abs=1e-6)
+
+
+def test_labels_asked_for_and_not_there_are_an_error_with_the_way_out(tmp_path, capsys):
+    for index in range(20):
+        Image.new("RGB", (32, 32), (index * 10, 0, 0)).save(tmp_path / f"{index}.png")
+    rows = [json.dumps({"image": f"{index}.png", "text": f"shade {index}"}) for index in range(20)]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(rows))
+    command = ["train", "--dataset", str(tmp_path / "pairs.jsonl"), "--model_name_or_path", "starter"]
+    command += ["--loss_settings", "{positives: {label: 0.5}}", "--output_dir", str(tmp_path / "out"), *QUICK]
+    assert main(command) == 1
+    assert "no row has a label: name its column with --label_column" in capsys.readouterr().err
