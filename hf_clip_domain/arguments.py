@@ -124,6 +124,10 @@ class ClipTrainingArguments(TrainingArguments):
             "{kind: hard, ratio: 0.25}}'. Default: the domain's."
         },
     )
+    loss_learning_rate: float = field(
+        default=1e-2,
+        metadata={"help": "Learning rate of the loss's own parameters (bias, learned weights or similarity), if any."},
+    )
     image_sizes: list[int] | None = field(
         default=None,
         metadata={
@@ -192,6 +196,8 @@ class ClipTrainingArguments(TrainingArguments):
             )
         if self.temperature_gap <= 0:
             raise ClipDomainError(f"--temperature_gap {self.temperature_gap}: expected a number of logits above 0.")
+        if not self.loss_learning_rate > 0:
+            raise ClipDomainError(f"--loss_learning_rate {self.loss_learning_rate}: expected a number above 0.")
         for name in ("auto_tune_minutes", "auto_tune_trials", "auto_tune_epochs"):
             if getattr(self, name) <= 0:
                 raise ClipDomainError(f"--{name} {getattr(self, name)}: expected a number above 0.")

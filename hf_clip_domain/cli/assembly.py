@@ -126,6 +126,8 @@ def build_trainer(
     if options.data.streaming:
         if training.max_steps <= 0:
             raise ClipDomainError("--streaming does not know the number of rows: give --max_steps.")
+        # Every process reads the stream itself; one that read for all could not hand on batches of several lengths.
+        training.accelerator_config.dispatch_batches = False
         train_data = PairStream(pairs["train"], transform, options.domain, train=True, **choices)
     else:
         train_data = PairDataset(pairs["train"], transform, options.domain, train=True, **choices)

@@ -50,7 +50,8 @@ def run(argv: list[str]) -> int:
         base_model=options.model.model_name_or_path,
     )
     calibration = None
-    if "validation" in pairs and training.process_index == 0:
+    held_out_twice = "validation" in pairs and pairs["test"] is not pairs["validation"]
+    if held_out_twice and training.process_index == 0:
         embedder = ClipEmbedder(model, processor, domain=domain, similarity=similarity_of(loss))
         calibration = calibrate(embedder, pairs["validation"], pairs["test"])
     if calibration is not None:
@@ -70,9 +71,8 @@ def run(argv: list[str]) -> int:
             configuration=options.to_yaml(),
             similarity=similarity_of(loss),
             loss_source=getattr(loss, "source", ""),
+            calibration=calibration,
         )
-        if calibration is not None:
-            calibration.save(output_dir)
     if training.world_size > 1:  # a process that ends while another still talks to it would take it down
         trainer.accelerator.wait_for_everyone()
         trainer.accelerator.end_training()

@@ -19,6 +19,7 @@ _FOLDER = Path(__file__).parent
 OWN_TRAINING_FIELDS = {
     "micro_batch_size": int,
     "early_stopping_patience": int,
+    "loss_learning_rate": float,
     "image_sizes": list,
     "temperature_schedule": str,
     "temperature": float,

@@ -22,6 +22,10 @@ def available_losses() -> list[str]:
     return sorted(_BUILT_IN)
 
 
+def is_built_in(name: str) -> bool:
+    return name in _BUILT_IN
+
+
 def build_loss(name: str, **settings) -> nn.Module:
     """A loss by its name (`"info_nce"`) or by a dotted path to the user's class (`"package.module:Class"`).
 

@@ -10,17 +10,19 @@ import torch
 from torch import nn
 
 from hf_clip_domain.errors import ClipDomainError
-from hf_clip_domain.losses.base import build_loss
+from hf_clip_domain.losses.base import build_loss, is_built_in
+from hf_clip_domain.similarity import SimilarityFunction, build_similarity
 from hf_clip_domain.types import LossOutput
 
 BALANCES = ("fixed", "uncertainty")
 
 
 class WeightedSum(nn.Module):
-    """A sum of losses of the same batch.
+    """A sum of losses of the same batch and the same similarity.
 
     Args:
         terms: mappings with the `name` of a loss, its `weight` (default 1) and its settings; or loss modules.
+        similarity: of all terms, see `build_similarity`: a model has one.
         balance: "fixed" adds `weight * loss`; "uncertainty" learns the weights, beginning with those given:
             `exp(-s) * loss + s / 2` with a learned `s` a term (Kendall et al. 2018, "Multi-Task Learning Using
             Uncertainty to Weigh Losses", equation 10, with s the logarithm of the variance).
@@ -31,7 +33,13 @@ class WeightedSum(nn.Module):
 
     shares_work = True
 
-    def __init__(self, *, terms: Sequence[Mapping[str, Any] | nn.Module], balance: str = "fixed") -> None:
+    def __init__(
+        self,
+        *,
+        terms: Sequence[Mapping[str, Any] | nn.Module],
+        similarity: str | SimilarityFunction = "cosine",
+        balance: str = "fixed",
+    ) -> None:
         super().__init__()
         if balance not in BALANCES:
             raise ClipDomainError(f"balance {balance!r}: expected one of {', '.join(BALANCES)}.")
@@ -39,12 +47,16 @@ class WeightedSum(nn.Module):
             raise ClipDomainError(
                 "sum: expected a list of terms, such as [{name: info_nce}, {name: siglip, weight: 0.1}]."
             )
+        self.similarity = build_similarity(similarity)
         self.names, weights, losses = [], [], []
         for term in terms:
-            loss, name, weight = (term, type(term).__name__, 1.0) if isinstance(term, nn.Module) else _built(term)
+            loss, name, weight = self._built(term)
             losses.append(loss)
             weights.append(weight)
             self.names.append(f"{name}_{len(self.names)}" if name in self.names else name)
+        for loss in losses:  # a learned similarity is one module, and stands in the tree once
+            if loss._modules.pop("similarity", None) is not None:
+                loss.__dict__["similarity"] = self.similarity
         self.losses = nn.ModuleList(losses)
         logarithms = -torch.tensor([math.log(weight) for weight in weights])
         self.log_variances = nn.Parameter(logarithms) if balance == "uncertainty" else None
@@ -61,11 +73,6 @@ class WeightedSum(nn.Module):
         """The papers of the terms."""
         return "; ".join(dict.fromkeys(filter(None, (getattr(loss, "source", "") for loss in self.losses))))
 
-    @property
-    def similarity(self):
-        """That of the first term, by which the model is to be used."""
-        return getattr(self.losses[0], "similarity", "cosine")
-
     def leave_bias_to_the_model(self) -> None:
         for loss in self.losses:
             if hasattr(loss, "leave_bias_to_the_model"):
@@ -75,7 +82,8 @@ class WeightedSum(nn.Module):
         """See `ContrastiveLoss.forward`; parts carry the names of their terms."""
         total, parts = 0.0, {}
         for index, (name, loss) in enumerate(zip(self.names, self.losses, strict=True)):
-            output = loss(image_embeds, text_embeds, logit_scale=logit_scale, targets=targets, **options)
+            more = options if getattr(loss, "shares_work", False) else {}
+            output = loss(image_embeds, text_embeds, logit_scale=logit_scale, targets=targets, **more)
             if self.log_variances is None:
                 weight = self.weights[index]
                 total = total + weight * output.loss
@@ -87,12 +95,21 @@ class WeightedSum(nn.Module):
             parts |= {key if key == "similarity_gap" else f"{name}/{key}": value for key, value in output.parts.items()}
         return LossOutput(total, parts)
 
-
-def _built(term: Mapping[str, Any]) -> tuple[nn.Module, str, float]:
-    settings = dict(term)
-    name, weight = settings.pop("name", None), settings.pop("weight", 1.0)
-    if not isinstance(name, str):
-        raise ClipDomainError(f"sum: the term {dict(term)} lacks the name of its loss.")
-    if not isinstance(weight, (int, float)) or not 0 < weight < math.inf:
-        raise ClipDomainError(f"sum: {name}: weight {weight}: expected a number above 0.")
-    return build_loss(name, **settings), name, float(weight)
+    def _built(self, term: Mapping[str, Any] | nn.Module) -> tuple[nn.Module, str, float]:
+        if isinstance(term, nn.Module):
+            if getattr(term, "similarity", self.similarity) is not self.similarity:
+                raise ClipDomainError(
+                    f"sum: {type(term).__name__} has another similarity than the sum; a model has one."
+                )
+            return term, type(term).__name__, 1.0
+        settings = dict(term)
+        name, weight = settings.pop("name", None), settings.pop("weight", 1.0)
+        if not isinstance(name, str):
+            raise ClipDomainError(f"sum: the term {dict(term)} lacks the name of its loss.")
+        if not isinstance(weight, (int, float)) or not 0 < weight < math.inf:
+            raise ClipDomainError(f"sum: {name}: weight {weight}: expected a number above 0.")
+        if "similarity" in settings:
+            raise ClipDomainError(f"sum: {name}: similarity: give it once, beside terms; a model has one similarity.")
+        if is_built_in(name):
+            settings["similarity"] = self.similarity
+        return build_loss(name, **settings), name, float(weight)

@@ -105,7 +105,9 @@ class ContrastiveLoss(nn.Module):
             images = [image.to(dtype) for image in (image_embeds if image_embeds.ndim == 3 else [image_embeds])]
             text, scale = text_embeds.to(dtype), logit_scale.to(dtype).reshape(())  # SiglipModel has (1,)
             positives = Positives(targets, len(images[0]), len(text), self.positives)
-            sizes = normalised(self.resolution_weights, len(images), "resolution_weights")
+            # In evaluation pictures come at the model's own size alone.
+            weights = self.resolution_weights if image_embeds.ndim == 3 else None
+            sizes = normalised(weights, len(images), "resolution_weights")
             total, parts = text.new_zeros(()), {}
             for image, size_weight in zip(images, sizes, strict=True):
                 for factor, weight in zip(self.temperature_scales, self.temperature_weights, strict=True):

@@ -43,7 +43,7 @@ class Positives:
                     )
                 self._relate(targets[name], weight, name == "terms")
         elif targets.ndim == 1 and len(targets) == n == m:
-            self._relate(targets, 1.0, False)
+            self._relate(targets, (weights or {}).get("caption", 1.0), False)
         elif targets.shape == (n, m):
             self.matrix = targets
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -12,6 +13,9 @@ from hf_clip_domain.losses.contrastive import ContrastiveLoss, Share
 from hf_clip_domain.losses.positives import Positives
 from hf_clip_domain.losses.rows import sigmoid_rows
 
+# Rows of the first batch by which the bias begins.
+_BEGINNING = 1024
+
 
 class SigLIP(ContrastiveLoss):
     """Binary cross-entropy of every pair, summed over a row and averaged over the images.
@@ -20,7 +24,8 @@ class SigLIP(ContrastiveLoss):
     (`SiglipModel`), else the loss's, which trains with the model. Negatives are chosen or weighted for each image.
 
     Args:
-        logit_bias: where the loss's own bias begins.
+        logit_bias: where the loss's own bias begins; by default where the first batch's mean logit is that of one
+            positive in a row: `-scale * mean similarity - log(n)`. (The paper's -10 belongs to its scale of 10.)
         settings: those of `ContrastiveLoss`.
 
     Source: Zhai et al. 2023, "Sigmoid Loss for Language Image Pre-Training", equation 1 and section 3.2.
@@ -28,11 +33,12 @@ class SigLIP(ContrastiveLoss):
 
     source = "Zhai et al. 2023, arXiv 2303.15343"
 
-    def __init__(self, *, logit_bias: float = -10.0, **settings: Any) -> None:
+    def __init__(self, *, logit_bias: float | None = None, **settings: Any) -> None:
         super().__init__(**settings)
         if self.negatives.decoupled:
             raise ClipDomainError("negatives: decoupled has no meaning for siglip, which has no denominator.")
-        self.bias = nn.Parameter(torch.tensor(float(logit_bias)))
+        self.bias = nn.Parameter(torch.tensor(float(logit_bias or 0.0)))
+        self.register_buffer("begun", torch.tensor(logit_bias is not None))
 
     def leave_bias_to_the_model(self) -> None:
         """The model has a bias of its own, so this one would never train."""
@@ -40,8 +46,16 @@ class SigLIP(ContrastiveLoss):
 
     def _losses(self, image, text, scale, positives: Positives, share: Share, logit_bias=None):
         bias = self.bias if logit_bias is None else logit_bias
+        if logit_bias is None and bias is not None and not bool(self.begun):
+            self._begin(image, text, scale, bias)
         if bias is None:
             raise ClipDomainError("siglip needs a bias: hand the model's over as `logit_bias`.")
         bias = bias.to(image.dtype).reshape(())
         value = self._over_rows("image", sigmoid_rows, image, text, scale, positives, share, bias)
         return [("pair_loss", value, 1.0)]
+
+    @torch.no_grad()
+    def _begin(self, image, text, scale, bias) -> None:
+        rows, columns = image[:_BEGINNING], text[:_BEGINNING]
+        bias.data.fill_(-(scale * self._scores(rows, columns).mean()) - math.log(len(text)))
+        self.begun.fill_(True)

@@ -9,11 +9,19 @@ import yaml
 from datasets import Dataset
 
 from hf_clip_domain.domains import Domain
-from hf_clip_domain.embedder import ClipEmbedder
+from hf_clip_domain.embedder import CALIBRATION_FILE, ClipEmbedder
 from hf_clip_domain.evaluation import EvaluationReport
+from hf_clip_domain.evaluation.calibration import Calibration
 from hf_clip_domain.evaluation.plots import plot_recall, plot_retrieval_sample, plot_training_curve
 from hf_clip_domain.sharing.model_card import write_model_card
-from hf_clip_domain.similarity import SimilarityFunction, build_similarity, cosine, save_similarity
+from hf_clip_domain.similarity import (
+    SIMILARITY_FILE,
+    SIMILARITY_WEIGHTS,
+    SimilarityFunction,
+    build_similarity,
+    cosine,
+    save_similarity,
+)
 
 CONFIGURATION = "run.yaml"
 
@@ -32,6 +40,7 @@ def write_run_folder(
     configuration: str,
     similarity: SimilarityFunction = cosine,
     loss_source: str = "",
+    calibration: Calibration | None = None,
 ) -> None:
     """Complete `folder`, which already holds the weights and the processor.
 
@@ -44,6 +53,7 @@ def write_run_folder(
         configuration: YAML that `--config` takes.
         similarity: by which the model was trained and is to be used; kept as `similarity.json` unless it is the cosine.
         loss_source: the paper of the loss, for the card.
+        calibration: kept as `calibration.json`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     processor.save_pretrained(folder)
@@ -52,6 +62,10 @@ def write_run_folder(
     (folder / CONFIGURATION).write_text(configuration, encoding="utf-8")
     plot_training_curve(log_history, folder / "training_curve.png")
     plot_recall(report, folder / "recall.png")
+    for earlier in (SIMILARITY_FILE, SIMILARITY_WEIGHTS, CALIBRATION_FILE):  # of another run into the same folder
+        (folder / earlier).unlink(missing_ok=True)
+    if calibration is not None:
+        calibration.save(folder)
     similarity = build_similarity(similarity)
     save_similarity(similarity, folder)
     embedder = ClipEmbedder(model, processor, domain=domain, similarity=similarity)

@@ -22,9 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.models.dual_encoder import features, find_logit_bias, find_logit_scale
-
-# Under this name a loss with parameters of its own lives in the model, to be trained and kept in checkpoints with it.
-LOSS_MODULE = "contrastive_loss"
+from hf_clip_domain.training.loss_module import LOSS_MODULE
 
 
 def install_embedding_forward(model: nn.Module, *, normalise: bool = True) -> None:
@@ -42,10 +40,10 @@ def install_embedding_forward(model: nn.Module, *, normalise: bool = True) -> No
     """
     if "_plain_forward" not in vars(model):
         model._plain_forward = model.forward
-    original = model._plain_forward
 
-    @functools.wraps(original)
+    @functools.wraps(model._plain_forward)
     def forward(self, *args, **kwargs):
+        original = self._plain_forward  # its own, also of a deep copy
         if "micro_batch_size" not in kwargs:
             return original(*args, **kwargs)
         size, image_sizes = kwargs.pop("micro_batch_size"), kwargs.pop("image_sizes", None)

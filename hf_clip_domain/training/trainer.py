@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import EarlyStoppingCallback, Trainer
+from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer
 from transformers.trainer_utils import EvalLoopOutput, rotate_checkpoints
 from transformers.utils import logging
 
@@ -16,11 +16,13 @@ from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.losses import build_loss
 from hf_clip_domain.losses.gather import gather_rows, gather_targets
 from hf_clip_domain.models.dual_encoder import embedding_width, find_logit_bias
-from hf_clip_domain.similarity import wants_normalised
+from hf_clip_domain.similarity import build_similarity, wants_normalised
 from hf_clip_domain.training import checkpoints
+from hf_clip_domain.training.callbacks import ClampLogitScale, TemperatureSchedule
 from hf_clip_domain.training.callbacks.temperature import temperature_callback
 from hf_clip_domain.training.data_order import EpochCallback, EpochSampler
-from hf_clip_domain.training.micro_batching import LOSS_MODULE, install_embedding_forward
+from hf_clip_domain.training.loss_module import attach_loss, load_loss, save_loss, without_loss
+from hf_clip_domain.training.micro_batching import install_embedding_forward
 from hf_clip_domain.types import Evaluator
 
 logger = logging.get_logger(__name__)
@@ -65,8 +67,7 @@ class ClipTrainer(Trainer):
                 f"{self.args.n_gpu} GPUs are visible to one process. Start one process a GPU with "
                 "`accelerate launch`, or choose one with CUDA_VISIBLE_DEVICES."
             )
-        self.use_loss(loss if loss is not None else build_loss(args.loss, **(args.loss_settings or {})))
-        self.add_callback(temperature_callback(args, self.model, lambda: self._similarity_gap))
+        self.prepare_model(loss if loss is not None else build_loss(args.loss, **(args.loss_settings or {})))
         if self.args.early_stopping_patience is not None:
             self.add_callback(EarlyStoppingCallback(self.args.early_stopping_patience))
 
@@ -74,14 +75,40 @@ class ClipTrainer(Trainer):
         """Train with `loss`; its own parameters, if any, train with the model and are kept in its checkpoints."""
         if find_logit_bias(self.model) is not None and hasattr(loss, "leave_bias_to_the_model"):
             loss.leave_bias_to_the_model()
-        similarity = getattr(loss, "similarity", None)
-        if hasattr(similarity, "fit"):
-            similarity.fit(embedding_width(self.model))
+        for module in loss.modules():
+            if hasattr(module, "fit"):  # a learned similarity takes the model's width
+                module.fit(embedding_width(self.model))
+        sizes, weights = self.args.image_sizes or [None], getattr(loss, "resolution_weights", None)
+        if weights is not None and len(weights) != len(sizes):
+            raise ClipDomainError(f"resolution_weights {list(weights)} for --image_sizes {self.args.image_sizes}.")
         self.loss = loss.to(self.args.device)
-        self.model.__dict__.get("_modules", {}).pop(LOSS_MODULE, None)
-        if any(parameter.requires_grad for parameter in loss.parameters()):
-            self.model.add_module(LOSS_MODULE, loss)
-        install_embedding_forward(self.model, normalise=similarity is None or wants_normalised(similarity))
+        attach_loss(self.model, self.loss)
+        similarity = getattr(loss, "similarity", "cosine")
+        install_embedding_forward(self.model, normalise=wants_normalised(build_similarity(similarity)))
+
+    def call_model_init(self, trial=None):
+        model = super().call_model_init(trial)
+        if hasattr(self, "loss"):  # not the first model, which the constructor prepares
+            self.model = model
+            self.prepare_model(self.loss)
+        return model
+
+    def prepare_model(self, loss: nn.Module) -> None:
+        """Make the model ready to train with `loss` and at the temperature of the arguments."""
+        self.use_loss(loss)
+        for kind in (ClampLogitScale, TemperatureSchedule):
+            self.pop_callback(kind)
+        self.add_callback(temperature_callback(self.args, self.model, lambda: self._similarity_gap))
+
+    def create_optimizer(self, model=None):
+        if self.optimizer is None:
+            with without_loss(self.model) as loss:
+                super().create_optimizer(model)
+            if loss is not None:  # a handful of numbers, to which the rate of a pretrained tower means standing still
+                parameters = [parameter for parameter in loss.parameters() if parameter.requires_grad]
+                group = {"params": parameters, "lr": self.args.loss_learning_rate, "weight_decay": 0.0}
+                self.optimizer.add_param_group(group)
+        return self.optimizer
 
     # One step
 
@@ -173,12 +200,18 @@ class ClipTrainer(Trainer):
 
     def save_model(self, output_dir=None, _internal_call=False):
         """The model as its own class loads it; the parameters of the loss are kept in checkpoints alone."""
-        loss = None if _internal_call else self.model._modules.pop(LOSS_MODULE, None)
-        try:
-            super().save_model(output_dir, _internal_call=_internal_call)
-        finally:
-            if loss is not None:
-                self.model.add_module(LOSS_MODULE, loss)
+        if _internal_call:
+            return super().save_model(output_dir, _internal_call=True)
+        with without_loss(self.model):
+            super().save_model(output_dir)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        load_loss(self.model, Path(resume_from_checkpoint))
+
+    def _load_best_model(self):
+        super()._load_best_model()
+        load_loss(self.model, Path(self.state.best_model_checkpoint))
 
     def train(self, resume_from_checkpoint=None, **kwargs):
         """Train; `resume_from_checkpoint` is `True` for the last whole checkpoint of the run, or a path."""
@@ -198,6 +231,8 @@ class ClipTrainer(Trainer):
                 if self.args.should_save:
                     checkpoints.unseal(folder)
                 super()._save_checkpoint(model, trial)
+                if self.args.should_save and not isinstance(self.model, PreTrainedModel):  # PEFT saves its own alone
+                    save_loss(self.model, folder)
                 self.accelerator.wait_for_everyone()
                 if self.args.should_save:
                     checkpoints.seal(folder)

@@ -1,6 +1,7 @@
 """Every composition against the dense float64 reference: value and gradients, whole and in blocks."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch.nn.functional as F
 
 from hf_clip_domain.losses import InfoNCE, SigLIP, WeightedSum, log_sum_exp, streaming
 from hf_clip_domain.similarity import Bilinear
+from hf_clip_domain.types import LossOutput
 from tests.losses import reference
 
 NEGATIVES = {
@@ -183,7 +185,8 @@ def test_gradcheck():
 
     assert torch.autograd.gradcheck(value, (image, text, scale))
     assert torch.autograd.gradcheck(
-        lambda *tensors: SigLIP().double()(tensors[0], tensors[1], logit_scale=tensors[2]).loss, (image, text, scale)
+        lambda *tensors: SigLIP(logit_bias=-2.0).double()(tensors[0], tensors[1], logit_scale=tensors[2]).loss,
+        (image, text, scale),
     )
 
 
@@ -232,3 +235,55 @@ def test_a_batch_of_duplicates_is_at_its_minimum_when_all_are_alike():
     output.loss.backward()
     assert output.loss.item() == pytest.approx(torch.log(torch.tensor(6.0)).item(), abs=1e-5)
     assert image.grad.abs().max() < 1e-6
+
+
+def test_a_sum_has_one_similarity_and_trains_it_once(blocks):
+    terms = [{"name": "info_nce"}, {"name": "siglip", "weight": 0.5, "logit_bias": -1.0}]
+    loss = WeightedSum(terms=terms, similarity="bilinear").double()
+    loss.similarity.fit(6)
+    loss.double()
+    image, text = embeddings(5, 5)
+    scale = torch.tensor(3.0, dtype=torch.float64)
+    output = loss(image, text, logit_scale=scale)
+    scores, own = image @ loss.similarity.weight @ text.T, torch.eye(5, dtype=torch.float64)
+    bias = loss.losses[1].bias
+    expected = reference.info_nce(scores, scale, own) + 0.5 * reference.siglip(scores, scale, own, bias)
+    assert_same(output.loss, expected, (image, text, loss.similarity.weight, bias))
+    assert sorted(loss.state_dict()) == ["losses.1.begun", "losses.1.bias", "similarity.weight"]
+
+
+def test_a_users_loss_is_a_term_without_knowing_of_shares():
+    class Distance(torch.nn.Module):
+        def forward(self, image_embeds, text_embeds, *, logit_scale, targets=None):
+            return LossOutput((image_embeds - text_embeds).square().sum(1).mean())
+
+    image, text = embeddings(4, 4)
+    scale = torch.tensor(3.0, dtype=torch.float64)
+    output = WeightedSum(terms=[InfoNCE(), Distance()])(image, text, logit_scale=scale, share=(0, 1))
+    alone = InfoNCE()(image, text, logit_scale=scale).loss + (image - text).square().sum(1).mean()
+    assert output.loss.item() == pytest.approx(alone.item(), abs=1e-12)
+
+
+@pytest.mark.parametrize("scale", [1.0, 14.0, 100.0])
+def test_siglips_bias_begins_where_the_first_batch_puts_it(scale):
+    """So that the loss starts near that of guessing one positive in a row, whatever the model's temperature."""
+    image, text = embeddings(32, 32, d=64)
+    common = torch.full((64,), 0.1, dtype=torch.float64)  # CLIP's embeddings share a direction
+    image, text = F.normalize(image + common, dim=1), F.normalize(text + common, dim=1)
+    loss = SigLIP().double()
+    first = loss(image, text, logit_scale=torch.tensor(scale)).loss
+    guessing = 32 * (-(1 / 32) * math.log(1 / 32) - (31 / 32) * math.log(31 / 32))
+    assert first < 3 * guessing * max(1, scale / 14)
+    begun = loss.bias.item()
+    loss(text, image, logit_scale=torch.tensor(2 * scale))
+    assert loss.bias.item() == begun and loss.begun
+
+
+def test_a_lighter_caption_weighs_less_as_ids_too():
+    image, text = embeddings(6, 6)
+    ids = torch.tensor([0, 1, 1, 2, 3, 0])
+    light = InfoNCE(positives={"caption": 0.3})
+    as_ids = light(image, text, logit_scale=torch.tensor(5.0), targets=ids).loss
+    as_mapping = light(image, text, logit_scale=torch.tensor(5.0), targets={"caption": ids}).loss
+    whole = InfoNCE()(image, text, logit_scale=torch.tensor(5.0), targets=ids).loss
+    assert as_ids.item() == pytest.approx(as_mapping.item(), abs=1e-12) and abs(as_ids - whole) > 1e-3

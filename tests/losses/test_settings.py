@@ -31,6 +31,7 @@ REFUSED = {
     "nameless term": ("sum", {"terms": [{"weight": 1}]}, "lacks the name"),
     "term's weight": ("sum", {"terms": [{"name": "info_nce", "weight": 0}]}, "weight 0: expected a number above 0"),
     "term's setting": ("sum", {"terms": [{"name": "info_nce", "margin": 1}]}, "info_nce has no setting 'margin'"),
+    "two similarities": ("sum", {"terms": [{"name": "info_nce", "similarity": "dot"}]}, "give it once, beside terms"),
     "balance": ("sum", {"terms": [{"name": "info_nce"}], "balance": "auto"}, "expected one of fixed, uncertainty"),
 }  # fmt: skip
 

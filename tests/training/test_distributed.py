@@ -38,7 +38,7 @@ PROGRAM = textwrap.dedent(
     folder, batch, micro, kind = sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
     losses = {
         "related": ("info_nce", {"positives": {"caption": 1, "label": 0.5}, "negatives": {"kind": "hard"}}),
-        "learned": ("sum", {"terms": [{"name": "info_nce", "similarity": "bilinear"}, {"name": "siglip"}],
+        "learned": ("sum", {"terms": [{"name": "info_nce"}, {"name": "siglip"}], "similarity": "bilinear",
                             "balance": "uncertainty"}),
     }
     loss, settings = losses.get(kind, ("info_nce", None))

@@ -1,10 +1,12 @@
 """The trainer's hooks, on real small models."""
 
+import copy
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import CLIPModel, TrainerCallback
 
@@ -13,6 +15,7 @@ from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.losses import build_loss
 from hf_clip_domain.similarity import build_similarity
 from hf_clip_domain.training import ClipTrainer
+from hf_clip_domain.types import LossOutput
 
 
 def arguments(folder, **settings):
@@ -150,13 +153,14 @@ def test_remove_unused_columns_keeps_what_the_collator_needs(tmp_path, clip, pai
 
 def test_targets_are_positives_of_one_another(tmp_path, clip, batch):
     trainer = ClipTrainer(clip(), arguments(tmp_path))
-    rows = batch(8)
-    rows = {name: torch.cat([values[:4], values[:4]]) for name, values in rows.items()}
-    plain = trainer.compute_loss(trainer.model, rows)
-    grouped = trainer.compute_loss(trainer.model, {**rows, "targets": torch.arange(4).repeat(2)})
-    assert plain.item() == pytest.approx(grouped.item(), rel=1e-4)  # equal logits: the loss itself cannot tell
-    gradient = torch.autograd.grad(plain, trainer.model.logit_scale, retain_graph=True)[0]
-    assert torch.isfinite(gradient)
+    rows, ids = batch(8), torch.arange(4).repeat(2)
+    output = trainer.model(**rows)
+    embeds = output.image_embeds, output.text_embeds
+    scale = trainer.model.logit_scale.exp()
+    plain, grouped = (trainer.loss(*embeds, logit_scale=scale, targets=targets).loss for targets in (None, ids))
+    assert trainer.compute_loss(trainer.model, rows).item() == pytest.approx(plain.item(), rel=1e-5)
+    found = trainer.compute_loss(trainer.model, {**rows, "targets": ids})
+    assert found.item() == pytest.approx(grouped.item(), rel=1e-5) and abs(found - plain) > 1e-3
 
 
 def test_fewer_pairs_than_a_batch_is_an_error_with_the_option(tmp_path, clip, pairs):
@@ -221,3 +225,81 @@ def test_the_same_pairs_at_several_sizes_sum_up_in_one_loss(tmp_path, clip, batc
     weights = [model.vision_model.embeddings.patch_embedding.weight, model.text_projection.weight]
     for one, other in zip(torch.autograd.grad(found, weights), torch.autograd.grad(expected, weights), strict=True):
         assert (one - other).norm() < 1e-8 * other.norm()
+
+
+def test_a_learned_loss_resumes_and_comes_back_with_the_best_model(tmp_path, clip, pairs):
+    def run(folder, peft, resume=None, **settings):
+        model = clip()
+        if peft:
+            targets = ["q_proj", "v_proj"]
+            model = get_peft_model(model, LoraConfig(r=2, target_modules=targets))
+        choices = {"max_steps": 6, "save_steps": 2, "save_total_limit": 3, "learning_rate": 1e-2, "seed": 3, **settings}
+        loss = build_loss("siglip", similarity="bilinear", logit_bias=-3.0)
+        trainer = ClipTrainer(
+            model,
+            arguments(folder, **choices),
+            loss=loss,
+            train_dataset=pairs(16),
+            evaluators=[Bias()],
+            eval_dataset=pairs(4),
+        )
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer
+
+    class Bias:
+        """Best at the first evaluation, so that its checkpoint has to come back."""
+
+        def __call__(self, model):
+            return {"probe/score": -abs(model.contrastive_loss.bias.item() + 3.0)}
+
+    for peft in (False, True):
+        folder = tmp_path / str(peft)
+        whole = run(folder, peft)
+        again = run(folder, peft, f"{folder}/checkpoint-2")
+        assert whole.loss.bias.item() == again.loss.bias.item() != -3.0
+        assert torch.equal(whole.loss.similarity.weight, again.loss.similarity.weight)
+        best = {"load_best_model_at_end": True, "metric_for_best_model": "probe/score", "save_strategy": "steps"}
+        best = run(tmp_path / f"best-{peft}", peft, eval_strategy="steps", eval_steps=2, **best)
+        kept = best.state.best_metric
+        assert -abs(best.loss.bias.item() + 3.0) == pytest.approx(kept, abs=1e-6)
+        assert best.state.best_model_checkpoint.endswith("checkpoint-2")
+
+
+def test_a_copy_of_the_model_computes_with_its_own_weights(tmp_path, clip, batch):
+    trainer = ClipTrainer(clip(), arguments(tmp_path))
+    twin = copy.deepcopy(trainer.model)
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.zero_()
+    assert not torch.allclose(twin(**batch(2)).logits_per_image, trainer.model(**batch(2)).logits_per_image)
+
+
+def test_a_model_made_anew_trains(tmp_path, clip, pairs):
+    """As Trainer does with `model_init`, and in a hyperparameter search."""
+    choices = {"max_steps": 2, "temperature_schedule": "constant", "temperature": 0.2}
+    trainer = ClipTrainer(None, arguments(tmp_path, **choices), model_init=lambda: clip(), train_dataset=pairs(16))
+    trainer.train()
+    assert trainer.model.logit_scale.exp().item() == pytest.approx(5.0) and not trainer.model.logit_scale.requires_grad
+    names = [type(callback).__name__ for callback in trainer.callback_handler.callbacks]
+    assert names.count("TemperatureSchedule") == 1 and "ClampLogitScale" not in names
+
+
+def test_weights_of_resolutions_fit_the_sizes_and_evaluation_has_one(tmp_path, clip, pairs):
+    settings = {"loss_settings": {"resolution_weights": [1, 3]}}
+    with pytest.raises(ClipDomainError, match="resolution_weights .1, 3. for --image_sizes None"):
+        ClipTrainer(clip(), arguments(tmp_path, **settings))
+    choices = {"image_sizes": [8, 16], "max_steps": 1, **settings}
+    trainer = ClipTrainer(clip(), arguments(tmp_path, **choices), train_dataset=pairs(8), eval_dataset=pairs(8))
+    trainer.train()
+    assert trainer.evaluate()["eval_loss"] > 0
+
+
+def test_a_loss_without_a_gap_cannot_steer_the_temperature(tmp_path, clip, pairs):
+    class Silent(torch.nn.Module):
+        def forward(self, image_embeds, text_embeds, *, logit_scale, targets=None):
+            return LossOutput((image_embeds - text_embeds).square().mean())
+
+    choices = {"max_steps": 1, "temperature_schedule": "adaptive"}
+    trainer = ClipTrainer(clip(), arguments(tmp_path, **choices), loss=Silent(), train_dataset=pairs(8))
+    with pytest.raises(ClipDomainError, match="as 'similarity_gap'"):
+        trainer.train()

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import TrainerCallback
 
 from hf_clip_domain.arguments import ClipTrainingArguments
+from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.models.dual_encoder import find_logit_scale
 from hf_clip_domain.training.callbacks.logit_scale import MAX_LOGIT_SCALE, ClampLogitScale
 
@@ -62,8 +63,13 @@ class TemperatureSchedule(TrainerCallback):
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
         if self.kind == "adaptive":
-            scale, gap = find_logit_scale(model), float(self.similarity_gap())
-            if gap > 0:
+            scale, gap = find_logit_scale(model), self.similarity_gap()
+            if gap is None:
+                raise ClipDomainError(
+                    "--temperature_schedule adaptive follows the similarity gap, which this loss does not tell: return "
+                    "it in LossOutput.parts as 'similarity_gap', or choose another schedule."
+                )
+            if (gap := float(gap)) > 0:
                 _set(scale, scale.item() + _ADAPTIVE_RATE * (math.log(self.gap / gap) - scale.item()))
 
     def temperature(self, progress: float) -> float:
