@@ -118,7 +118,10 @@ def build_trainer(
     transform = ImageTransform(options.domain, *image_settings(processor))
     relations = tuple(dict.fromkeys((*getattr(loss, "relations", ("caption",)), *relations)))
     choices = {"seed": training.seed, "captions": options.data.captions, "relations": relations}
-    if "label" in relations and not options.data.streaming and not any(pairs["train"]["label"]):
+    unlabelled = not options.data.streaming and not any(pairs["train"]["label"])
+    if unlabelled and "label" in relations and training.loss_settings == options.domain.loss_settings:
+        logger.warning("No row has a label: equal captions alone count as positives (--label_column names the column).")
+    elif unlabelled and "label" in relations:
         raise ClipDomainError(
             "the loss takes rows of the same label as positives, and no row has a label: name its column with "
             "--label_column, or leave the label out: --loss_settings '{positives: {caption: 1}}'."

@@ -67,6 +67,7 @@ def tune(model, processor, pairs: DatasetDict, options: RunOptions, say) -> Loss
         folder,
         with_labels=with_labels,
         metric=lambda scores: (scores["image_to_text/recall@10"] + scores["text_to_image/recall@10"]) / 2,
+        identity=_identity(options),
     )
     best = best_of(results)
     plot_trials([(result.number, result.score) for result in results], folder / "tuning.png")
@@ -76,6 +77,15 @@ def tune(model, processor, pairs: DatasetDict, options: RunOptions, say) -> Loss
     say(table(results, best))
     say(f"Kept in {folder / BEST}; the study, which the same command goes on with, in {folder / 'tuning.db'}.")
     return best.choice
+
+
+def _identity(options: RunOptions) -> dict:
+    """The run's settings but for where it is kept and how long it may search."""
+    settings = yaml.safe_load(options.to_yaml())
+    for name in ("output_dir", "auto_tune_loss", "auto_tune_minutes", "auto_tune_trials"):
+        settings.pop(name, None)
+    knowledge = options.domain.to_dict()
+    return {**settings, **{f"domain's {name}": knowledge[name] for name in ("image", "augment", "text")}}
 
 
 def use_tuned_loss(choice: LossChoice, training: ClipTrainingArguments) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,6 @@ from hf_clip_domain._optional import require
 from hf_clip_domain.arguments import ClipTrainingArguments
 from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.losses import build_loss
-from hf_clip_domain.training.callbacks.temperature import set_temperature
 from hf_clip_domain.training.trainer import ClipTrainer
 
 logger = logging.get_logger(__name__)
@@ -50,17 +50,17 @@ class TrialResult:
     default: bool
 
 
-def suggest(trial: Any, start: LossChoice, with_labels: bool) -> LossChoice:
+def suggest(trial: Any, start: LossChoice, with_labels: bool, with_temperature: bool = True) -> LossChoice:
     """A point of the search space around `start`; the trial that carries "default" is `start` itself.
 
-    Searched: the temperature (0.01 to 0.2), label smoothing, the weight of the directions, the kind of negatives with
-    the ratio and weight of hard ones, a second temperature scale with its weight, the weight of equal labels where the
-    data has labels, and the weights of a sum's terms.
+    Searched: the temperature (0.01 to 0.2; not where the model's own is to stay), label smoothing, the weight of the
+    directions, the kind of negatives with the ratio and weight of hard ones, a second temperature scale with its weight,
+    the weight of equal labels where the data has labels, and the weights of a sum's terms.
     """
     if trial.user_attrs.get("default"):
         return start
     settings = copy.deepcopy(start.settings)
-    temperature = trial.suggest_float("temperature", 0.01, 0.2, log=True)
+    temperature = trial.suggest_float("temperature", 0.01, 0.2, log=True) if with_temperature else None
     if start.loss == "sum":
         for index, term in enumerate(settings["terms"]):
             term["weight"] = trial.suggest_float(f"weight of {term['name']} {index}", 0.1, 10.0, log=True)
@@ -93,12 +93,13 @@ def tune_loss(
     *,
     with_labels: bool,
     metric: Callable[[dict[str, float]], float],
+    identity: dict[str, Any],
 ) -> list[TrialResult]:
     """Search for `args.auto_tune_minutes` or `args.auto_tune_trials`, whichever ends first; all results so far.
 
     The first trial is the start itself, so the best is never worse than it. Trials whose first evaluations fall behind
     the median are cut short. The study lies in `folder/tuning.db`: a search that was killed goes on where it was, with
-    the trial that was cut off repeated.
+    the trial that was cut off repeated and the minutes already spent counted; one that has ended is not made again.
 
     Args:
         build: `(trainer_class, model_init, args) -> trainer`, with data and evaluators of its own.
@@ -106,9 +107,11 @@ def tune_loss(
         args: of the run to tune for; trials take a share of its epochs (`auto_tune_epochs`).
         with_labels: whether the training rows have labels that could count as positives.
         metric: from an evaluation to the score, larger is better.
+        identity: everything else that the results depend on, in plain values; another search in `folder` is refused.
 
     Raises:
-        ClipDomainError: a loss with an unknown search space, several processes, or no optuna.
+        ClipDomainError: a loss with an unknown search space, several processes, no optuna, or a folder with the study of
+            another search.
     """
     optuna = require("optuna", extra="tune")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -122,19 +125,25 @@ def tune_loss(
     folder.mkdir(parents=True, exist_ok=True)
     storage = f"sqlite:///{(folder / 'tuning.db').resolve()}"
     study = optuna.create_study(study_name=STUDY, storage=storage, load_if_exists=True, direction="maximize")
-    _check_same_search(study, start, args)
+    identity = {**identity, **start.to_config(), "labels": with_labels, "epochs": args.auto_tune_epochs}
+    _check_same_search(study, identity)
     _take_up_again(study, optuna)
+
+    def choose(trial: Any) -> LossChoice:
+        return suggest(trial, start, with_labels, with_temperature=args.temperature_schedule != "fixed")
+
+    budget = [args.auto_tune_minutes, args.auto_tune_trials]
     done = [trial for trial in study.trials if trial.state.is_finished() and trial.state.name != "FAIL"]
-    remaining = args.auto_tune_trials - len(done)
-    if remaining > 0:
+    seconds = 60 * args.auto_tune_minutes - sum(trial.duration.total_seconds() for trial in done)
+    if study.user_attrs.get("ended") != budget and seconds > 0 and len(done) < args.auto_tune_trials:
         trainer = build(_TuningTrainer, model_init, _trial_arguments(args, folder))
-        trainer.choose = lambda trial: suggest(trial, start, with_labels)
+        trainer.choose = choose
         trainer.hyperparameter_search(
             hp_space=lambda trial: {},
             compute_objective=lambda metrics: metric(
                 {key.removeprefix("eval_"): value for key, value in metrics.items()}
             ),
-            n_trials=remaining,
+            n_trials=args.auto_tune_trials - len(done),
             direction="maximize",
             backend="optuna",
             study_name=STUDY,
@@ -143,9 +152,10 @@ def tune_loss(
             # Seeded, and not with the same draws again after an interruption.
             sampler=optuna.samplers.TPESampler(seed=args.seed + len(study.trials), n_startup_trials=5),
             pruner=optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=1),
-            timeout=60 * args.auto_tune_minutes,
+            timeout=seconds,
         )
-    return _results(study, start, with_labels)
+        study.set_user_attr("ended", budget)
+    return _results(study, choose)
 
 
 class _TuningTrainer(ClipTrainer):
@@ -154,18 +164,23 @@ class _TuningTrainer(ClipTrainer):
     choose: Callable[[Any], LossChoice]
 
     def call_model_init(self, trial=None):
-        model = super().call_model_init(trial)
         if trial is not None:
-            self.model, choice = model, self.choose(trial)
-            self.use_loss(build_loss(choice.loss, **choice.settings))
-            if choice.temperature is not None:
-                set_temperature(model, choice.temperature)
-        return model
+            choice = self.choose(trial)
+            self.args.temperature = choice.temperature
+            self.loss = build_loss(choice.loss, **choice.settings)  # with which the new model is prepared
+            for evaluator in self.evaluators:
+                evaluator.similarity = getattr(self.loss, "similarity", "cosine")
+        return super().call_model_init(trial)
 
 
 def _trial_arguments(args: ClipTrainingArguments, folder: Path) -> ClipTrainingArguments:
     args = copy.copy(args)
-    changes = {"num_train_epochs": args.auto_tune_epochs, "eval_strategy": "steps", "eval_steps": 1 / 3}
+    changes = {
+        "num_train_epochs": args.auto_tune_epochs,
+        "max_steps": -1,
+        "eval_strategy": "steps",
+        "eval_steps": 1 / 3,
+    }
     changes |= {"save_strategy": "no", "load_best_model_at_end": False, "output_dir": str(folder / "trials")}
     for name, value in {**changes, "logging_strategy": "no", "report_to": [], "resume_from_checkpoint": None}.items():
         setattr(args, name, value)
@@ -174,15 +189,16 @@ def _trial_arguments(args: ClipTrainingArguments, folder: Path) -> ClipTrainingA
     )
 
 
-def _check_same_search(study: Any, start: LossChoice, args: ClipTrainingArguments) -> None:
-    mine = {**start.to_config(), "epochs": args.auto_tune_epochs, "seed": args.seed}
-    theirs = study.user_attrs.setdefault("start", mine) if not study.trials else study.user_attrs.get("start")
-    if theirs != mine:
+def _check_same_search(study: Any, identity: dict[str, Any]) -> None:
+    mine = json.loads(json.dumps(identity))  # as it comes back from the study
+    theirs = study.user_attrs.get("identity", mine)
+    if other := [name for name in mine | theirs if mine.get(name) != theirs.get(name)]:
+        name = sorted(other)[0]
         raise ClipDomainError(
-            f"the study in this folder began with {theirs}, and this search with {mine}: give another --output_dir, or "
-            "delete its tuning.db."
+            f"the study in this folder is of another search: its {name} was {theirs.get(name)!r} and is now "
+            f"{mine.get(name)!r}. Give another --output_dir, or delete its tuning.db."
         )
-    study.set_user_attr("start", mine)
+    study.set_user_attr("identity", mine)
     if not study.trials:
         study.enqueue_trial({}, user_attrs={"default": True})
 
@@ -194,16 +210,15 @@ def _take_up_again(study: Any, optuna: Any) -> None:
         study.enqueue_trial(trial.params, user_attrs=trial.user_attrs)
 
 
-def _results(study: Any, start: LossChoice, with_labels: bool) -> list[TrialResult]:
+def _results(study: Any, choose: Callable[[Any], LossChoice]) -> list[TrialResult]:
     optuna = require("optuna", extra="tune")
     results = []
     for trial in study.trials:
         if trial.state.name in ("COMPLETE", "PRUNED"):
             again = trial if trial.user_attrs.get("default") else optuna.trial.FixedTrial(trial.params)
             score = trial.value if trial.state.name == "COMPLETE" else None
-            choice = suggest(again, start, with_labels)
             default = bool(trial.user_attrs.get("default"))
-            results.append(TrialResult(trial.number, choice, score, trial.state.name.lower(), default))
+            results.append(TrialResult(trial.number, choose(again), score, trial.state.name.lower(), default))
     return results
 
 

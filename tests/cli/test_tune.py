@@ -37,14 +37,17 @@ def test_tune_finds_at_least_the_default_and_its_yaml_trains(tmp_path, capsys):
     assert options.training.loss_settings == kept["loss_settings"]
     build_loss(options.training.loss, **options.training.loss_settings)
 
+    # One that has ended is told again at once, with the same best.
+    assert main(["tune", *SMALL, "--auto_tune_trials", "3", "--output_dir", str(tmp_path / "tune")]) == 0
+    assert len(study(tmp_path / "tune").trials) == 3
+    assert yaml.safe_load((tmp_path / "tune" / "tuned.yaml").read_text()) == kept
+
     # Another search in the same folder would mix two studies.
     assert (
         main(
             [
                 "tune",
                 *SMALL,
-                "--label_smoothing_factor",
-                "0",
                 "--loss",
                 "siglip",
                 "--output_dir",
