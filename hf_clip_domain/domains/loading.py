@@ -72,7 +72,10 @@ def _read_tree(name_or_path: str, base: Path, seen: tuple[Path, ...]) -> tuple[d
         return tree, file
     if not isinstance(parent, str):
         raise ClipDomainError(f"{file}: extends: expected the name or path of one domain, found {_shown(parent)}.")
-    return _merge(_read_tree(parent, file.parent, (*seen, file))[0], tree), file
+    below = _read_tree(parent, file.parent, (*seen, file))[0]
+    if "loss" in tree:
+        below.pop("loss_settings", None)  # they were written for the other loss
+    return _merge(below, tree), file
 
 
 def _find(name_or_path: str, base: Path) -> Path:

@@ -9,6 +9,7 @@ from hf_clip_domain.arguments import ClipTrainingArguments
 from hf_clip_domain.domains import Domain, available_domains, load_domain
 from hf_clip_domain.domains.loading import OWN_TRAINING_FIELDS
 from hf_clip_domain.errors import ClipDomainError
+from hf_clip_domain.losses import build_loss
 
 
 def write(tmp_path, text, name="mine.yaml"):
@@ -148,3 +149,17 @@ def test_industrial_captions_decide_on_mirror_and_turns(caption, mirror, turn):
 @pytest.mark.parametrize("name", ["medical", "scientific"])
 def test_bodies_and_figures_are_never_mirrored(name):
     assert not load_domain(name).augment.may_mirror("A heart.")
+
+
+def test_another_loss_does_not_inherit_the_settings_of_the_first(tmp_path):
+    (tmp_path / "mine.yaml").write_text("name: mine\nextends: industrial\nloss: info_nce\n")
+    mine = load_domain(tmp_path / "mine.yaml")
+    assert mine.loss == "info_nce" and mine.loss_settings == {}
+    (tmp_path / "other.yaml").write_text("name: other\nextends: industrial\nprompts: [a {}.]\n")
+    assert load_domain(tmp_path / "other.yaml").loss_settings == load_domain("industrial").loss_settings
+
+
+@pytest.mark.parametrize("name", available_domains())
+def test_every_domains_loss_can_be_built(name):
+    domain = load_domain(name)
+    build_loss(domain.loss, **domain.loss_settings)
