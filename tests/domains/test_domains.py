@@ -155,7 +155,7 @@ def test_another_loss_does_not_inherit_the_settings_of_the_first(tmp_path):
     (tmp_path / "mine.yaml").write_text("name: mine\nextends: industrial\nloss: info_nce\n")
     mine = load_domain(tmp_path / "mine.yaml")
     assert mine.loss == "info_nce" and mine.loss_settings == {}
-    (tmp_path / "other.yaml").write_text("name: other\nextends: industrial\nprompts: [a {}.]\n")
+    (tmp_path / "other.yaml").write_text("name: other\nextends: industrial\nprompts: ['a {}.']\n")
     assert load_domain(tmp_path / "other.yaml").loss_settings == load_domain("industrial").loss_settings
 
 
