@@ -205,3 +205,31 @@ def test_labels_asked_for_and_not_there_are_an_error_with_the_way_out(tmp_path, 
     command += ["--loss_settings", "{positives: {label: 0.5}}", "--output_dir", str(tmp_path / "out"), *QUICK]
     assert main(command) == 1
     assert "no row has a label: name its column with --label_column" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_processes_read_one_stream_of_captions_of_many_lengths(tmp_path):
+    for index in range(40):
+        Image.new("RGB", (32, 32), (index * 6, 100, 50)).save(tmp_path / f"{index}.png")
+    texts = [f"a shade {'very ' * (index % 20)}dark, number {index}" for index in range(40)]
+    splits = ["train"] * 32 + ["test"] * 8
+    rows = [{"image": f"{index}.png", "text": text, "split": splits[index]} for index, text in enumerate(texts)]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    command = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+    ]
+    command += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "29731", str(RECIPE)]
+    command += ["--dataset", str(tmp_path / "pairs.jsonl"), "--model_name_or_path", "starter", "--streaming", "true"]
+    command += ["--max_steps", "3", "--per_device_train_batch_size", "5", "--dataloader_num_workers", "0"]
+    command += ["--save_strategy", "no", "--eval_strategy", "no", "--output_dir", str(tmp_path / "out")]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    assert finished.stdout.count("Saved to") == 1 and (tmp_path / "out" / "model.safetensors").exists()
