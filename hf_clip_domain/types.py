@@ -51,8 +51,9 @@ class Loss(Protocol):
     for a loss that weighs them.
 
     What the trainer asks of a loss beyond this call, each optional: `relations`, the names of those the batch must
-    hold (default: "caption"); `similarity`, saved with the model (default: cosine); `shares_work = True` when it takes
-    `share=(index, count)` and then computes its part of the rows only.
+    hold (default: "caption"); `similarity`, saved with the model (default: cosine); `begin(image_embeds, text_embeds,
+    logit_scale)`, called before every batch, to set its parameters by the first one (true when it did);
+    `shares_work = True` when it takes `share=(index, count)` and then computes its part of the rows only.
     """
 
     def __call__(

@@ -78,6 +78,10 @@ class WeightedSum(nn.Module):
             if hasattr(loss, "leave_bias_to_the_model"):
                 loss.leave_bias_to_the_model()
 
+    def begin(self, *batch) -> bool:
+        """Let each term that begins by a first batch do so; whether any did."""
+        return any([loss.begin(*batch) for loss in self.losses if hasattr(loss, "begin")])
+
     def forward(self, image_embeds, text_embeds, *, logit_scale, targets=None, **options) -> LossOutput:
         """See `ContrastiveLoss.forward`; parts carry the names of their terms."""
         total, parts = 0.0, {}

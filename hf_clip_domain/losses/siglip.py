@@ -46,8 +46,8 @@ class SigLIP(ContrastiveLoss):
 
     def _losses(self, image, text, scale, positives: Positives, share: Share, logit_bias=None):
         bias = self.bias if logit_bias is None else logit_bias
-        if logit_bias is None and bias is not None and not bool(self.begun):
-            self._begin(image, text, scale, bias)
+        if logit_bias is None:
+            self.begin(image.detach(), text.detach(), scale.detach())
         if bias is None:
             raise ClipDomainError("siglip needs a bias: hand the model's over as `logit_bias`.")
         bias = bias.to(image.dtype).reshape(())
@@ -55,7 +55,12 @@ class SigLIP(ContrastiveLoss):
         return [("pair_loss", value, 1.0)]
 
     @torch.no_grad()
-    def _begin(self, image, text, scale, bias) -> None:
-        rows, columns = image[:_BEGINNING], text[:_BEGINNING]
-        bias.data.fill_(-(scale * self._scores(rows, columns).mean()) - math.log(len(text)))
+    def begin(self, image_embeds: torch.Tensor, text_embeds: torch.Tensor, logit_scale: torch.Tensor) -> bool:
+        """Set the bias by a first batch, unless it has begun or is the model's; whether it was set."""
+        if self.bias is None or bool(self.begun):
+            return False
+        image = image_embeds[0] if image_embeds.ndim == 3 else image_embeds
+        scores = self._scores(image[:_BEGINNING].float(), text_embeds[:_BEGINNING].float())
+        self.bias.fill_(-(logit_scale.reshape(()) * scores.mean()) - math.log(len(text_embeds)))
         self.begun.fill_(True)
+        return True

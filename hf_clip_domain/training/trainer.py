@@ -121,13 +121,18 @@ class ClipTrainer(Trainer):
         if getattr(self.loss, "shares_work", False):
             options["share"] = (self.args.process_index, self.args.world_size)
             options |= {name: embeddings[name] for name in ("logit_bias",) if name in embeddings}
+        image_embeds = gather_rows(embeddings["image_embeds"])  # (n * processes, d), or (r, n * processes, d)
+        text_embeds = gather_rows(embeddings["text_embeds"])  # (n * processes, d)
+        parameters = dict(embeddings.get("loss_parameters", {}))
+        batch = (image_embeds.detach(), text_embeds.detach(), embeddings["logit_scale"].detach())
+        if hasattr(self.loss, "begin") and self.loss.begin(*batch):
+            # Data parallel wrappers hand out copies: they take the new values, and pass their gradients on.
+            new = dict(self.loss.named_parameters())
+            parameters = {name: value + (new[name] - value).detach() for name, value in parameters.items()}
         output = torch.func.functional_call(
             self.loss,
-            dict(embeddings.get("loss_parameters", {})),
-            (
-                gather_rows(embeddings["image_embeds"]),  # (n * processes, d), or (r, n * processes, d)
-                gather_rows(embeddings["text_embeds"]),  # (n * processes, d)
-            ),
+            parameters,
+            (image_embeds, text_embeds),
             {"logit_scale": embeddings["logit_scale"], "targets": gather_targets(targets), **options},
         )
         if self.model.training:
