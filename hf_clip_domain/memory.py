@@ -1,0 +1,151 @@
+"""How much memory a device has left for this process, how much is taken, and how much a piece of work took at most.
+
+Bytes throughout. On a CPU, and on Apple's unified memory, the smallest of several limits counts: what the machine has
+free, what the container (cgroup) allows, and what the process's address space may hold (`ulimit -v`).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from pathlib import Path
+
+import psutil
+import torch
+
+_PROCESS = psutil.Process()
+MIB = 2**20
+
+
+def used(device: torch.device) -> int:
+    """Bytes that this process holds on the device: of a CPU its resident memory."""
+    if device.type == "cuda":
+        return torch.cuda.memory_reserved(device)
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory()
+    return _PROCESS.memory_info().rss
+
+
+def room(device: torch.device) -> int:
+    """Bytes that this process can still take on the device before it runs out."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    if device.type == "mps":
+        left = torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
+        return max(0, min(left, psutil.virtual_memory().available))
+    return max(0, min(psutil.virtual_memory().available, *_limits()))
+
+
+class Peak:
+    """Measures the most memory that the process held on a device within a `with` block.
+
+    >>> with Peak(torch.device("cpu")) as peak:
+    ...     work()
+    >>> peak.bytes, peak.above  # in all, and above what it held on entering
+
+    CUDA counts tensors exactly, Linux keeps the high-water mark of resident memory; elsewhere (MPS, other systems) a
+    thread looks every few milliseconds, which may miss a short peak.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.start, self.bytes = device, 0, 0
+
+    @property
+    def above(self) -> int:
+        return max(0, self.bytes - self.start)
+
+    def __enter__(self) -> Peak:
+        self._sampler = None
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+            self.start = torch.cuda.memory_allocated(self.device)
+        else:
+            self.start = used(self.device)
+            if self.device.type != "cpu" or not _reset_high_water_mark():
+                self._sampler = _Sampler(self.device)
+                self._sampler.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self.device.type == "cuda":
+            self.bytes = torch.cuda.max_memory_allocated(self.device)
+        elif self._sampler is not None:
+            self.bytes = max(self._sampler.stop(), used(self.device))
+        else:
+            self.bytes = max(_high_water_mark(), self.start)
+
+
+class _Sampler(threading.Thread):
+    def __init__(self, device: torch.device) -> None:
+        super().__init__(daemon=True)
+        self.device, self.most, self.done = device, 0, threading.Event()
+
+    def run(self) -> None:
+        while not self.done.wait(0.005):
+            self.most = max(self.most, used(self.device))
+
+    def stop(self) -> int:
+        self.done.set()
+        self.join()
+        return self.most
+
+
+def _reset_high_water_mark() -> bool:
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def _high_water_mark() -> int:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
+
+
+def _limits() -> list[int]:
+    """What is left within the limits that somebody set for this process or its container."""
+    left = []
+    if sys.platform != "win32":
+        import resource
+
+        address_space, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if address_space != resource.RLIM_INFINITY:
+            left.append(address_space - _PROCESS.memory_info().vms)
+    for limit, current in _cgroup_files():
+        try:
+            most = int(limit.read_text())
+            left.append(most - int(current.read_text()) + _reclaimable(current.parent))
+        except (OSError, ValueError):  # no such controller, or "max"
+            continue
+    return left or [sys.maxsize]
+
+
+def _cgroup_files() -> list[tuple[Path, Path]]:
+    """The files of limit and usage, version 2 and 1, for the process's own group and for a container's root."""
+    names = {"2": ("memory.max", "memory.current"), "1": ("memory.limit_in_bytes", "memory.usage_in_bytes")}
+    places = [("2", Path("/sys/fs/cgroup")), ("1", Path("/sys/fs/cgroup/memory"))]
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            places.append(("2", Path("/sys/fs/cgroup" + path)))
+        elif "memory" in controllers.split(","):
+            places.append(("1", Path("/sys/fs/cgroup/memory" + path)))
+    return [tuple(Path(os.path.normpath(place)) / name for name in names[version]) for version, place in places]
+
+
+def _reclaimable(group: Path) -> int:
+    """Cached file pages that the kernel gives back when memory is asked for."""
+    try:
+        lines = (group / "memory.stat").read_text().splitlines()
+    except OSError:
+        return 0
+    return next(
+        (int(line.split()[1]) for line in lines if line.split()[0] in ("inactive_file", "total_inactive_file")), 0
+    )
