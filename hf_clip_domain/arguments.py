@@ -107,11 +107,12 @@ class ClipTrainingArguments(TrainingArguments):
 
     _argument_group_name = "training"
 
-    micro_batch_size: int | None = field(
+    micro_batch_size: str | None = field(
         default=None,
         metadata={
-            "help": "Rows embedded at once. Bounds memory without changing the gradient of the contrastive batch; costs "
-            "one more forward pass. Default: the whole batch."
+            "help": "Rows embedded at once, or 'auto' for what the memory affords. Bounds memory without changing the "
+            "gradient of the contrastive batch; costs up to one more forward pass. Default: the whole batch. Whatever it "
+            "is, a step that runs out of memory is run again with half of it."
         },
     )
     loss: str = field(
@@ -179,8 +180,7 @@ class ClipTrainingArguments(TrainingArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.micro_batch_size is not None and self.micro_batch_size < 1:
-            raise ClipDomainError(f"--micro_batch_size {self.micro_batch_size}: expected a positive number of rows.")
+        self.micro_batch_size = _rows(self.micro_batch_size)
         self.loss_settings = _mapping(self.loss_settings, "--loss_settings")
         for name in ("temperature", "final_temperature"):
             value = getattr(self, name)
@@ -205,6 +205,14 @@ class ClipTrainingArguments(TrainingArguments):
             raise ClipDomainError(f"--image_sizes {self.image_sizes}: expected one or more sizes in pixels.")
         if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
             raise ClipDomainError(f"--early_stopping_patience {self.early_stopping_patience}: expected 1 or more.")
+
+
+def _rows(value: int | str | None) -> int | str | None:
+    if value is None or value == "auto":
+        return value
+    if not str(value).isdecimal() or int(value) < 1:
+        raise ClipDomainError(f"--micro_batch_size {value}: expected a positive number of rows, or auto.")
+    return int(value)
 
 
 def _mapping(value: Any, option: str) -> dict[str, Any] | None:

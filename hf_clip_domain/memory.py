@@ -6,6 +6,7 @@ free, what the container (cgroup) allows, and what the process's address space m
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 import threading
@@ -35,7 +36,7 @@ def room(device: torch.device) -> int:
     if device.type == "mps":
         left = torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
         return max(0, min(left, psutil.virtual_memory().available))
-    return max(0, min(psutil.virtual_memory().available, *_limits()))
+    return max(0, min(psutil.virtual_memory().available, *_limits()) + _free_in_heap())
 
 
 class Peak:
@@ -103,6 +104,41 @@ def _reset_high_water_mark() -> bool:
 def _high_water_mark() -> int:
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024
+
+
+class _HeapCounts(ctypes.Structure):
+    """glibc's `struct mallinfo2`."""
+
+    _fields_ = [(name, ctypes.c_size_t) for name in "arena ordblks smblks hblks hblkhd usmblks fsmblks".split()] + [
+        (name, ctypes.c_size_t) for name in "uordblks fordblks keepcost".split()
+    ]
+
+
+def _free_in_heap() -> int:
+    """Blocks that the C library holds for reuse: resident, and yet free."""
+    function = getattr(_c_library(), "mallinfo2", None)
+    if function is None:
+        return 0
+    function.restype = _HeapCounts
+    return function().fordblks
+
+
+def give_blocks_back() -> None:
+    """Return the C library's free blocks to the system, and from now on every large block as soon as it is freed.
+
+    glibc otherwise keeps freed blocks of up to 32 MiB in its heap, where they are soon too scattered for the next
+    large one. Costs some time (pages are cleared anew), so only for processes that are short of memory. Elsewhere than
+    on glibc nothing happens.
+    """
+    library = _c_library()
+    if hasattr(library, "mallopt") and hasattr(library, "malloc_trim"):
+        threshold, bytes_ = -3, 65536  # M_MMAP_THRESHOLD
+        library.mallopt(threshold, bytes_)
+        library.malloc_trim(0)
+
+
+def _c_library() -> ctypes.CDLL | None:
+    return ctypes.CDLL(None) if sys.platform.startswith("linux") else None
 
 
 def _limits() -> list[int]:

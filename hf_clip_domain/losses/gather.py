@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
@@ -12,6 +13,37 @@ from hf_clip_domain.types import Targets
 
 def is_distributed() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+_before: Callable[[], None] | None = None
+
+
+@contextmanager
+def preceded_by(call: Callable[[], None]) -> Iterator[None]:
+    """Within, every collective operation of this module, forward or backward, calls `call` first in every process."""
+    global _before
+    outer, _before = _before, call
+    try:
+        yield
+    finally:
+        _before = outer
+
+
+def _all_gather(values: torch.Tensor) -> list[torch.Tensor]:
+    parts = [torch.empty_like(values) for _ in range(dist.get_world_size())]
+    values = values.contiguous()
+    if _before is not None:
+        _before()
+    dist.all_gather(parts, values)
+    return parts
+
+
+def _sum_over_processes(values: torch.Tensor) -> torch.Tensor:
+    total = values.contiguous().clone()  # the incoming tensor may be shared with other consumers
+    if _before is not None:
+        _before()
+    dist.all_reduce(total)
+    return total
 
 
 def gather_rows(rows: torch.Tensor) -> torch.Tensor:
@@ -27,11 +59,7 @@ def gather_rows(rows: torch.Tensor) -> torch.Tensor:
         return rows
     if rows.ndim == 3:
         return torch.stack([gather_rows(each) for each in rows])
-    if not rows.requires_grad:
-        parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, rows.contiguous())
-        return torch.cat(parts)
-    return _GatherRows.apply(rows)
+    return _GatherRows.apply(rows) if rows.requires_grad else torch.cat(_all_gather(rows))
 
 
 def gather_targets(targets: Targets) -> Targets:
@@ -47,16 +75,12 @@ class _GatherRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx, rows: torch.Tensor) -> torch.Tensor:
         ctx.count = len(rows)
-        parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, rows.contiguous())
-        return torch.cat(parts)
+        return torch.cat(_all_gather(rows))
 
     @staticmethod
     def backward(ctx, gradient: torch.Tensor) -> torch.Tensor:
-        gradient = gradient.contiguous().clone()  # the incoming tensor may be shared with other consumers
-        dist.all_reduce(gradient)
         start = dist.get_rank() * ctx.count
-        return gradient[start : start + ctx.count]
+        return _sum_over_processes(gradient)[start : start + ctx.count]
 
 
 def log_add_exp_over_processes(values: torch.Tensor) -> torch.Tensor:
@@ -67,24 +91,19 @@ def log_add_exp_over_processes(values: torch.Tensor) -> torch.Tensor:
 class _LogAddExpOverProcesses(torch.autograd.Function):
     @staticmethod
     def forward(ctx, values: torch.Tensor) -> torch.Tensor:
-        parts = [torch.empty_like(values) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, values.contiguous())
-        total = torch.stack(parts).logsumexp(dim=0)
+        total = torch.stack(_all_gather(values)).logsumexp(dim=0)
         ctx.save_for_backward(values, total)
         return total
 
     @staticmethod
     def backward(ctx, gradient: torch.Tensor) -> torch.Tensor:
         values, total = ctx.saved_tensors
-        gradient = gradient.contiguous().clone()  # the incoming tensor may be shared with other consumers
-        dist.all_reduce(gradient)
-        return gradient * (values - total).exp()
+        return _sum_over_processes(gradient) * (values - total).exp()
 
 
 def mean_over_processes(scalars: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The mean of each scalar over the processes, which must all name the same ones in the same order."""
     if not is_distributed():
         return scalars
-    values = torch.stack([value.detach() for value in scalars.values()])
-    dist.all_reduce(values)
+    values = _sum_over_processes(torch.stack([value.detach() for value in scalars.values()]))
     return dict(zip(scalars, values / dist.get_world_size(), strict=True))

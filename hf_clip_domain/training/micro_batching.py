@@ -1,10 +1,11 @@
 """Embedding a contrastive batch in micro-batches, with the gradient of the whole batch.
 
-A contrastive loss needs all embeddings of the batch at once, but not all activations. Each micro-batch is embedded
-under activation checkpointing, the embeddings are joined, and one loss is differentiated by one ordinary `backward`:
-the activations of one micro-batch at a time are recomputed. The gradient is the full batch's, at the price of one
-more forward pass. Because it is one ordinary graph it composes with loss scaling, LoRA, a learned temperature and
-data parallel training, for which all micro-batches happen inside a single call of the wrapped model.
+A contrastive loss needs all embeddings of the batch at once, but not all activations. Micro-batches are embedded under
+activation checkpointing, the embeddings are joined, and one loss is differentiated by one ordinary `backward`: the
+activations of one micro-batch at a time are recomputed. The gradient is the full batch's, at the price of at most one
+more forward pass: the last micro-batches, as many as memory allows, keep their activations and are not recomputed.
+Because it is one ordinary graph it composes with loss scaling, LoRA, a learned temperature and data parallel training,
+for which all micro-batches happen inside a single call of the wrapped model.
 
 Source: Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost"; the same gradient as Gao et al. 2021,
 "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup" (GradCache), without its second backward.
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import types
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -25,8 +27,39 @@ from hf_clip_domain.models.dual_encoder import features, find_logit_bias, find_l
 from hf_clip_domain.training.loss_module import LOSS_MODULE
 
 
+@dataclass(frozen=True)
+class MicroBatches:
+    """How a contrastive batch is embedded.
+
+    Attributes:
+        size: rows embedded at once; `None` for the whole batch.
+        kept: micro-batches whose activations are kept for the backward pass; those of the others are recomputed.
+    """
+
+    size: int | None
+    kept: int = 1
+
+    def halved(self, rows: int) -> MicroBatches | None:
+        """With half the rows in memory, of a batch of `rows`; `None` where that is not possible."""
+        size = rows if self.size is None else min(self.size, rows)
+        if size > 1:
+            return MicroBatches((size + 1) // 2, self.kept)
+        return MicroBatches(1, self.kept // 2) if self.kept > 1 else None
+
+    def at_most(self, held: int, rows: int) -> MicroBatches:
+        """These, or smaller ones with no more than `held` rows in memory."""
+        if self.rows_held(rows) <= held:
+            return self
+        size = min(self.size or rows, held)
+        return MicroBatches(size, max(1, held // size))
+
+    def rows_held(self, rows: int) -> int:
+        """Rows whose activations are in memory at once, of a batch of `rows`."""
+        return rows if self.size is None else min(rows, self.size * self.kept)
+
+
 def install_embedding_forward(model: nn.Module, *, normalise: bool = True) -> None:
-    """Teach `model` the call `model(**inputs, micro_batch_size=k, image_sizes=None)`; every other call stays as it was.
+    """Teach `model` the call `model(**inputs, micro_batch_size=k, kept=1, image_sizes=None)`, and leave every other one.
 
     The new call returns `{"image_embeds" (n, d), "text_embeds" (n, d), "logit_scale" ()}`, the scale already
     exponentiated, and `"logit_bias" ()` and `"loss_parameters"` (those of the submodule `LOSS_MODULE`) where there are
@@ -46,12 +79,13 @@ def install_embedding_forward(model: nn.Module, *, normalise: bool = True) -> No
         original = self._plain_forward  # its own, also of a deep copy
         if "micro_batch_size" not in kwargs:
             return original(*args, **kwargs)
-        size, image_sizes = kwargs.pop("micro_batch_size"), kwargs.pop("image_sizes", None)
+        size, kept = kwargs.pop("micro_batch_size"), kwargs.pop("kept", 1)
+        image_sizes = kwargs.pop("image_sizes", None)
         if normalise and image_sizes is None:
             encode = functools.partial(_from_forward, original)
         else:
             encode = functools.partial(_from_features, self, normalise, image_sizes)
-        image_embeds, text_embeds = embed_in_micro_batches(encode, kwargs, size)
+        image_embeds, text_embeds = embed_in_micro_batches(encode, kwargs, size, kept)
         # What else the loss needs leaves through the same door, so that data parallel wrappers know it is used.
         outputs = {
             "image_embeds": image_embeds,
@@ -67,13 +101,16 @@ def install_embedding_forward(model: nn.Module, *, normalise: bool = True) -> No
     model.forward = types.MethodType(forward, model)
 
 
-def embed_in_micro_batches(encode, inputs: dict, size: int | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Image and text embeddings of `inputs`, never holding the activations of more than `size` rows.
+def embed_in_micro_batches(encode, inputs: dict, size: int | None, kept: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+    """Image and text embeddings of `inputs`, never holding the activations of more than `kept * size` rows.
 
     Args:
         encode: from inputs to image and text embeddings, rows second to last.
         inputs: what it takes; tensors of `n` rows are cut along their first dimension.
         size: rows a micro-batch; `None` or at least `n` embeds all at once, with nothing recomputed.
+        kept: micro-batches, at least one, whose activations are kept rather than recomputed. They are the last ones:
+            backward begins with those, so that their activations are gone before the first one is recomputed. Keeping
+            a single one is therefore free.
 
     Returns:
         Image embeddings `(n, d)`, or `(r, n, d)` at several sizes, and text embeddings `(n, d)`.
@@ -82,12 +119,13 @@ def embed_in_micro_batches(encode, inputs: dict, size: int | None) -> tuple[torc
     if size is None or size >= n:
         return encode(inputs)
     images, texts = [], []
-    for start in range(0, n, size):
+    starts = range(0, n, size)
+    for place, start in enumerate(starts):
         chunk = {
             key: value[start : start + size] if torch.is_tensor(value) and value.ndim and len(value) == n else value
             for key, value in inputs.items()
         }
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() and place < len(starts) - kept:
             image, text = checkpoint(encode, chunk, use_reentrant=False)
         else:
             image, text = encode(chunk)

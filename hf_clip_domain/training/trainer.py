@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer
 from transformers.trainer_utils import EvalLoopOutput, rotate_checkpoints
 from transformers.utils import logging
@@ -18,11 +20,17 @@ from hf_clip_domain.losses.gather import gather_rows, gather_targets
 from hf_clip_domain.models.dual_encoder import embedding_width, find_logit_bias
 from hf_clip_domain.similarity import build_similarity, wants_normalised
 from hf_clip_domain.training import checkpoints
+from hf_clip_domain.training.agreement import GradientAverage, RollCall
 from hf_clip_domain.training.callbacks import ClampLogitScale, TemperatureSchedule
 from hf_clip_domain.training.callbacks.temperature import temperature_callback
 from hf_clip_domain.training.data_order import EpochCallback, EpochSampler
 from hf_clip_domain.training.loss_module import attach_loss, load_loss, save_loss, without_loss
-from hf_clip_domain.training.micro_batching import install_embedding_forward
+from hf_clip_domain.training.memory_model import MemoryModel
+from hf_clip_domain.training.micro_batching import MicroBatches, install_embedding_forward
+from hf_clip_domain.training.optimizer_step import install_step_replay, state_to_come
+from hf_clip_domain.training.probing import probe
+from hf_clip_domain.training.replay import StepReplay
+from hf_clip_domain.training.sizing import MicroBatchSizing
 from hf_clip_domain.types import Evaluator
 
 logger = logging.get_logger(__name__)
@@ -32,8 +40,9 @@ class ClipTrainer(Trainer):
     """Trains any dual encoder whose output has `image_embeds` and `text_embeds` with a contrastive loss.
 
     The contrastive batch is `per_device_train_batch_size` times the number of processes; `micro_batch_size` bounds
-    memory and changes nothing else. Gradient accumulation keeps Hugging Face's meaning: it averages the gradients
-    of several contrastive batches and does *not* widen one.
+    memory and changes nothing else; a step that runs out of memory is run again with a smaller one. Gradient
+    accumulation keeps Hugging Face's meaning: it averages the gradients of several contrastive batches and does *not*
+    widen one.
 
     Args (besides those of `transformers.Trainer`):
         loss: a loss module (see `hf_clip_domain.types.Loss`); `None` builds `args.loss` with `args.loss_settings`.
@@ -61,7 +70,15 @@ class ClipTrainer(Trainer):
         self.evaluators = list(evaluators)
         self._loss_parts: dict[str, list[torch.Tensor]] = {}
         self._similarity_gap: torch.Tensor | None = None
+        automatic = args.micro_batch_size == "auto"
+        self.replay = StepReplay(MicroBatches(None if automatic else args.micro_batch_size))
         super().__init__(model=model, args=args, **kwargs)
+        self.roll_call = RollCall(self.args.device)
+        self.sizing: MicroBatchSizing | None = None
+        if automatic:
+            left = lambda: state_to_come(self.optimizer)  # noqa: E731
+            self.sizing = MicroBatchSizing(self.replay, self._fit_memory, left, self.args.device, self.roll_call)
+            self.add_callback(self.sizing)
         if self.args.n_gpu > 1:
             raise ClipDomainError(
                 f"{self.args.n_gpu} GPUs are visible to one process. Start one process a GPU with "
@@ -108,15 +125,48 @@ class ClipTrainer(Trainer):
                 parameters = [parameter for parameter in loss.parameters() if parameter.requires_grad]
                 group = {"params": parameters, "lr": self.args.loss_learning_rate, "weight_decay": 0.0}
                 self.optimizer.add_param_group(group)
+            install_step_replay(self.optimizer, lambda what: self.replay.tell(self.state.global_step + 1, what))
         return self.optimizer
 
     # One step
 
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        processes = self.args.world_size > 1
+        if processes and not isinstance(
+            model, DistributedDataParallel
+        ):  # of sharded weights no step can be left half-way
+            return super().training_step(model, inputs, num_items_in_batch)
+        inputs, number = self._prepare_inputs(inputs), self.state.global_step + 1
+        if self.sizing is not None:
+            self.sizing.choose(inputs, number)
+        kept = {name: len(values) for name, values in self._loss_parts.items()}
+
+        def step():
+            for name, values in self._loss_parts.items():  # of a first try that did not fit
+                del values[kept.get(name, 0) :]
+            with self.roll_call.before_collectives(), model.no_sync() if processes else nullcontext():
+                loss = super(ClipTrainer, self).training_step(model, inputs, num_items_in_batch)
+            return loss, GradientAverage(model) if processes and self.accelerator.sync_gradients else None
+
+        rows = next(len(value) for value in inputs.values() if torch.is_tensor(value))
+        loss, average = self.replay.run(step, model, rows, number=number, call=self.roll_call)
+        if average is not None:
+            average()
+        return loss
+
+    def _fit_memory(self, inputs: dict) -> MemoryModel:
+        model = self.accelerator.unwrap_model(self.model)
+        model.train()
+        return probe(model, self.loss, inputs, self._views(model), self.compute_loss_context_manager)
+
+    def _views(self, model: nn.Module) -> dict[str, list[int]]:
+        return {"image_sizes": self.args.image_sizes} if self.args.image_sizes and model.training else {}
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         inputs = dict(inputs)
         targets = inputs.pop("targets", None)
-        sizes = {"image_sizes": self.args.image_sizes} if self.args.image_sizes and self.model.training else {}
-        embeddings = model(**inputs, micro_batch_size=self.args.micro_batch_size, **sizes)
+        plan = self.replay.plan
+        embeddings = model(**inputs, micro_batch_size=plan.size, kept=plan.kept, **self._views(self.model))
         options = {}
         if getattr(self.loss, "shares_work", False):
             options["share"] = (self.args.process_index, self.args.world_size)
@@ -144,8 +194,10 @@ class ClipTrainer(Trainer):
 
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
         if "loss" in logs:  # a training log: join the parts collected since the last one
-            parts = {name: torch.stack(values).mean().item() for name, values in self._loss_parts.items()}
+            parts = {name: torch.stack(values).mean().item() for name, values in self._loss_parts.items() if values}
             logs = {**logs, **parts}
+            if self.replay.plan.size is not None:
+                logs["micro_batch_size"] = self.replay.plan.size
             self._loss_parts.clear()
         super().log(logs, *args, **kwargs)
 
