@@ -12,8 +12,8 @@ without a fused kernel, which would hold no scores anyway. With dropout torch ha
 The columns of memory are the peak above what the process held before the call, less what any method must return: the
 output, and in the backward pass the gradients of queries, keys and values. (The script starts itself again with
 MALLOC_MMAP_THRESHOLD_=65536, so that glibc gives freed blocks back at once and the next line starts from a clean state.)
-Errors are the largest difference from eager, of output and gradients. Times are medians of calls that take turns,
-divided by eager's; above 1 is slower.
+Errors are the largest difference from eager, of output and gradients. Times are CPU seconds, which other work on the
+machine disturbs least: medians of calls that take turns, as they are and divided by eager's (above 1 is slower).
 """
 
 from __future__ import annotations
@@ -77,13 +77,13 @@ def memory(line, tensors, grad, dropout, causal):
 
 
 def times(turns, lines, *settings) -> list[float]:
-    """Seconds of forward and backward, for each line of the table."""
+    """CPU seconds of forward and backward, for each line of the table."""
     seconds = [[] for _ in lines]
     for _ in range(turns):
         for taken, line in zip(seconds, lines, strict=True):
-            start = time.perf_counter()
+            start = time.process_time()
             run(line, *settings)
-            taken.append(time.perf_counter() - start)
+            taken.append(time.process_time() - start)
     return [statistics.median(taken) if taken else float("nan") for taken in seconds]
 
 
@@ -135,7 +135,7 @@ def main() -> None:
 
 
 def print_table(options) -> None:
-    print("| dropout | method | budget (MiB) | forward (MiB) | with backward (MiB) | errors | time | seconds |")
+    print("| dropout | method | budget (MiB) | forward (MiB) | with backward (MiB) | errors | time | CPU seconds |")
     print("|---:|---|" + "---:|" * 6)
     for row in table(options):
         errors = "" if row["dropout"] else f"{row['output_error']:.0e}, {row['gradient_error']:.0e}"
