@@ -9,6 +9,7 @@ import yaml
 from transformers import TrainingArguments
 
 from hf_clip_domain.errors import ClipDomainError
+from hf_clip_domain.models.attention import check_slicing
 
 STARTER = "starter"
 
@@ -36,6 +37,16 @@ class ModelArguments:
             "keeping the first 20 positions (Long-CLIP); 248 is the usual choice."
         },
     )
+    attention_slicing: str = field(
+        default="auto",
+        metadata={
+            "help": "Compute attention in slices, with the same result, where its scores would take more than so many "
+            "MiB: a number, 'auto' (a quarter of what the device has left) or 'off'."
+        },
+    )
+
+    def __post_init__(self):
+        self.attention_slicing = check_slicing(self.attention_slicing, "--attention_slicing")
 
 
 @dataclass

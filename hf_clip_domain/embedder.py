@@ -95,12 +95,12 @@ class ClipEmbedder:
         Args:
             name_or_path: local folder, Hub id or `"starter"`.
             domain: overrides the folder's domain (a `Domain`, a name or a YAML file).
-            options: the constructor's other arguments.
+            options: `attention_slicing` (see `load_model`), and the constructor's other arguments.
 
         Raises:
             ClipDomainError: the model cannot be loaded.
         """
-        model, processor = load_model(str(name_or_path))
+        model, processor = load_model(str(name_or_path), attention_slicing=options.pop("attention_slicing", "auto"))
         if domain is None:
             domain = _file_beside(str(name_or_path), model, "domain.yaml")
         options.setdefault("similarity", similarity_beside(str(name_or_path), model))

@@ -39,6 +39,7 @@ def load_parts(options: RunOptions, say) -> tuple[nn.Module, Any, DatasetDict]:
         options.model.model_name_or_path,
         max_text_length=options.model.max_text_length,
         revision=options.model.model_revision,
+        attention_slicing=options.model.attention_slicing,
     )
     with training.main_process_first(desc="reading the dataset"):
         # Every process reads the same rows; one of them keeps the record of what was set aside.

@@ -22,13 +22,18 @@ from transformers import AutoConfig, AutoModel, AutoProcessor, PreTrainedModel
 from transformers.utils import cached_file, logging
 
 from hf_clip_domain.errors import ClipDomainError
+from hf_clip_domain.models.attention import use_sliced_attention
 from hf_clip_domain.models.dual_encoder import check_dual_encoder
 from hf_clip_domain.models.folders import find_folder, near_miss
 from hf_clip_domain.models.positions import stretch_text_positions, text_capacity
 
 
 def load_model(
-    name_or_path: str | Path, *, max_text_length: int | None = None, revision: str | None = None
+    name_or_path: str | Path,
+    *,
+    max_text_length: int | None = None,
+    revision: str | None = None,
+    attention_slicing: str | int = "auto",
 ) -> tuple[PreTrainedModel, Any]:
     """A dual encoder in float32, on the CPU and in evaluation mode, and its processor.
 
@@ -36,6 +41,7 @@ def load_model(
         name_or_path: `"starter"` (shipped with the package), a local folder, or a Hub id.
         max_text_length: stretch the text tower to so many tokens (see `stretch_text_positions`).
         revision: branch, tag or commit on the Hub; a folder has none.
+        attention_slicing: when attention goes in slices, see `use_sliced_attention`.
 
     Raises:
         ClipDomainError: an unreachable or unknown Hub id, a folder without a (whole) model or processor, or a model
@@ -68,6 +74,7 @@ def load_model(
     _check_processor(name, processor, config)
     if max_text_length is not None:
         stretch_text_positions(model, processor.tokenizer, max_text_length)
+    use_sliced_attention(model, attention_slicing)
     # Some tokenizers name no limit, or a larger one than their tower has positions for.
     processor.tokenizer.model_max_length = min(processor.tokenizer.model_max_length, text_capacity(model))
     return model, processor

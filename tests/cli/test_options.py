@@ -3,6 +3,7 @@
 import pytest
 import yaml
 
+from hf_clip_domain.cli.assembly import load_parts
 from hf_clip_domain.cli.options import parse_options
 from hf_clip_domain.domains import load_domain
 from hf_clip_domain.errors import ClipDomainError
@@ -90,3 +91,24 @@ def test_a_file_that_is_no_mapping_or_no_yaml_is_refused(tmp_path):
         (tmp_path / "run.yaml").write_text(content)
         with pytest.raises(ClipDomainError, match=message):
             parse_options(["--config", str(tmp_path / "run.yaml")])
+
+
+def test_attention_slicing_is_checked_early_however_it_is_written(tmp_path):
+    assert parse_options([]).model.attention_slicing == "auto"
+    assert parse_options(["--attention_slicing", "256"]).model.attention_slicing == "256"
+    file = tmp_path / "run.yaml"
+    for written, read in (("off", "off"), ("128", "128")):  # YAML reads off as false
+        file.write_text(f"attention_slicing: {written}\n")
+        options = parse_options(["--config", str(file)])
+        assert options.model.attention_slicing == read
+        file.write_text(options.to_yaml())
+        assert parse_options(["--config", str(file)]).model.attention_slicing == read
+    with pytest.raises(ClipDomainError, match="--attention_slicing 0: expected auto, off"):
+        parse_options(["--attention_slicing", "0"])
+
+
+def test_attention_slicing_reaches_the_model(tmp_path):
+    options = parse_options(["--attention_slicing", "64", "--smoke", "--output_dir", str(tmp_path)])
+    model, *_ = load_parts(options, lambda _: None)
+    assert model.config.text_config._attn_implementation == model.config.vision_config._attn_implementation
+    assert model.config.vision_config._attn_implementation == "sliced_64"
