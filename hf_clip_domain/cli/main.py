@@ -47,6 +47,12 @@ def _dispatch(argv: list[str]) -> int:
         add_parser(commands)
     else:
         commands.add_parser("evaluate", help="Score any CLIP checkpoint on a dataset.")
+    if command == "doctor":
+        from hf_clip_domain.cli.doctor import add_parser
+
+        add_parser(commands)
+    else:
+        commands.add_parser("doctor", help="Say whether this machine trains right; the text to put into a bug report.")
     arguments = parser.parse_args(argv)
     return arguments.run(arguments)
 
