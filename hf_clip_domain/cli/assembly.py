@@ -38,8 +38,6 @@ def load_parts(options: RunOptions, say) -> tuple[nn.Module, Any, DatasetDict]:
     training = options.training
     say(announcement(options))
     say(f"Training on {describe_device(training.device)} in {training.precision_choice}.")
-    if training.process_index == 0:
-        record_precision(training.precision_choice, training.device, Path(training.output_dir))
     model, processor = load_model(
         options.model.model_name_or_path,
         max_text_length=options.model.max_text_length,
@@ -49,6 +47,8 @@ def load_parts(options: RunOptions, say) -> tuple[nn.Module, Any, DatasetDict]:
         # Every process reads the same rows; one of them keeps the record of what was set aside.
         quarantine = Path(training.output_dir) / "quarantine.jsonl" if training.process_index == 0 else None
         pairs = read_pairs(options.data, options.domain, quarantine, training.seed, smoke=options.smoke)
+    if training.process_index == 0:
+        record_precision(training.precision_choice, training.device, Path(training.output_dir))
     say(describe(pairs, options.domain, processor))
     return model.to(training.device), processor, pairs
 
