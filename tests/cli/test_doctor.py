@@ -4,7 +4,6 @@ import importlib.metadata
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 import torch.nn.functional as F
@@ -23,13 +22,14 @@ def quick(monkeypatch):
     monkeypatch.setattr(precision, "try_precision", lambda *_: Trial(speedup=1.0, error=0.0))
 
 
+@pytest.mark.slow
 def test_a_whole_installation_is_green_in_time():
     environment = {**os.environ, "HF_TOKEN": "hf_secret", "OMP_NUM_THREADS": "1"}
-    start = time.process_time(), os.times().children_user
+    before = os.times().children_user
     command = [sys.executable, "-m", "hf_clip_domain.cli.main", "doctor", "--device", "cpu"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert os.times().children_user - start[1] < 30
+    assert os.times().children_user - before < 30  # seconds of computing, whatever else the machine does
     report = done.stdout
     for words in ("All checks passed.", "Device\n  cpu, ", "left to it", "Precision (what --precision auto takes)"):
         assert words in report

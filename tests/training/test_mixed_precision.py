@@ -25,7 +25,7 @@ def test_bf16_is_computed_where_it_is_asked_for(tmp_path, clip, pairs, micro_bat
         collate = torch.utils.data.default_collate
         trainer = ClipTrainer(clip(), arguments, train_dataset=pairs(40), data_collator=collate)
         layer = trainer.model.vision_model.encoder.layers[0].mlp.fc1
-        layer.register_forward_hook(lambda _, inputs, output, name=precision: seen.setdefault(name, output.dtype))
+        layer.register_forward_hook(lambda _, inputs, output, name=precision: seen.update({name: output.dtype}))
         trainer.train()
         assert all(value.dtype == torch.float32 for value in trainer.model.parameters())
         losses[precision] = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
