@@ -21,7 +21,7 @@ setup: .venv/.ready  ## Create .venv with everything that demo, test and lint ne
 	@touch $@
 
 demo: .venv/.ready  ## Adapt the starter to the embedded scientific samples; the result is in outputs/demo
-	$(OFFLINE) $(LAUNCH) recipes/finetune.py --domain scientific --output_dir outputs/demo
+	$(OFFLINE) $(LAUNCH) recipes/finetune.py --domain scientific --precision fp32 --output_dir outputs/demo
 
 test: .venv/.ready  ## Run all tests, offline
 	$(OFFLINE) $(BIN)/python -m pytest -q

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -10,6 +12,7 @@ from transformers import TrainingArguments
 
 from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.models.attention import check_slicing
+from hf_clip_domain.models.precision import PRECISIONS, Precision, resolve_precision
 
 STARTER = "starter"
 
@@ -177,6 +180,18 @@ class ClipTrainingArguments(TrainingArguments):
         default=None,
         metadata={"help": "Stop after so many evaluations without a better metric_for_best_model. Default: never."},
     )
+    precision: str | None = field(
+        default=None,
+        metadata={
+            "help": "auto (bf16 or fp16 where the device has it and proves faster with it), fp32, bf16 or fp16. None: as "
+            "bf16 and fp16 say. The command's default is auto.",
+            "choices": ["auto", *PRECISIONS],
+        },
+    )
+    skip_device_check: bool = field(
+        default=False,
+        metadata={"help": "Train on MPS although the check of its operators before the run has failed."},
+    )
 
     # Changed defaults, same order as in TrainingArguments.
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "Rows embedded at once in evaluation."})
@@ -190,8 +205,15 @@ class ClipTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self):
+        flags = {"bf16": self.bf16, "fp16": self.fp16}
+        if self.precision is not None:  # taken up again below, when the device and the other processes are known
+            self.bf16 = self.fp16 = False
         super().__post_init__()
         self.micro_batch_size = _rows(self.micro_batch_size)
+        if self.precision is not None:
+            launcher = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+            run = Path(self.output_dir)
+            self.use_precision(resolve_precision(self.precision, self.device, **flags, launcher=launcher, run=run))
         self.loss_settings = _mapping(self.loss_settings, "--loss_settings")
         for name in ("temperature", "final_temperature"):
             value = getattr(self, name)
@@ -216,6 +238,12 @@ class ClipTrainingArguments(TrainingArguments):
             raise ClipDomainError(f"--image_sizes {self.image_sizes}: expected one or more sizes in pixels.")
         if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
             raise ClipDomainError(f"--early_stopping_patience {self.early_stopping_patience}: expected 1 or more.")
+
+    def use_precision(self, choice: Precision) -> None:
+        """Set Hugging Face's flags, and what the Trainer hands to accelerate, to the choice."""
+        self.precision, self.precision_choice = choice.name, choice
+        self.bf16, self.fp16 = choice.name == "bf16", choice.name == "fp16"
+        self.mixed_precision = "no" if choice.name == "fp32" else choice.name
 
 
 def _rows(value: int | str | None) -> int | str | None:

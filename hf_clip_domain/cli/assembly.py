@@ -17,6 +17,7 @@ from hf_clip_domain.data.pairs import PairDataset, PairStream
 from hf_clip_domain.data.samples import available_samples, load_samples
 from hf_clip_domain.data.text import clean_caption, count_cut_captions
 from hf_clip_domain.data.transforms import ImageTransform
+from hf_clip_domain.device import describe as describe_device
 from hf_clip_domain.domains import Domain
 from hf_clip_domain.embedder import image_settings
 from hf_clip_domain.errors import ClipDomainError
@@ -24,6 +25,7 @@ from hf_clip_domain.evaluation import RetrievalEvaluator
 from hf_clip_domain.models.dual_encoder import text_padding
 from hf_clip_domain.models.loading import load_model
 from hf_clip_domain.models.positions import text_capacity
+from hf_clip_domain.models.precision import record_precision
 from hf_clip_domain.training import ClipTrainer
 
 logger = logging.get_logger(__name__)
@@ -35,6 +37,7 @@ def load_parts(options: RunOptions, say) -> tuple[nn.Module, Any, DatasetDict]:
     """Model (on its device), processor and pairs of a run; `say` tells the user what was found."""
     training = options.training
     say(announcement(options))
+    say(f"Training on {describe_device(training.device)} in {training.precision_choice}.")
     model, processor = load_model(
         options.model.model_name_or_path,
         max_text_length=options.model.max_text_length,
@@ -45,6 +48,8 @@ def load_parts(options: RunOptions, say) -> tuple[nn.Module, Any, DatasetDict]:
         # Every process reads the same rows; one of them keeps the record of what was set aside.
         quarantine = Path(training.output_dir) / "quarantine.jsonl" if training.process_index == 0 else None
         pairs = read_pairs(options.data, options.domain, quarantine, training.seed, smoke=options.smoke)
+    if training.process_index == 0:
+        record_precision(training.precision_choice, training.device, Path(training.output_dir))
     say(describe(pairs, options.domain, processor))
     return model.to(training.device), processor, pairs
 

@@ -7,6 +7,7 @@ import sys
 
 from hf_clip_domain import __version__
 from hf_clip_domain.cli.errors import run_cleanly
+from hf_clip_domain.mps_settings import prepare_mps
 
 EXIT_CODES = "exit status: 0 done, 1 failed with one line on standard error, 2 wrong usage"
 
@@ -17,6 +18,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _dispatch(argv: list[str]) -> int:
+    prepare_mps()  # before any command imports torch
     if argv[:1] == ["train"]:  # its hundred options come from dataclasses, read by Hugging Face's own parser
         from hf_clip_domain.cli.train import run
 
@@ -45,6 +47,12 @@ def _dispatch(argv: list[str]) -> int:
         add_parser(commands)
     else:
         commands.add_parser("evaluate", help="Score any CLIP checkpoint on a dataset.")
+    if command == "doctor":
+        from hf_clip_domain.cli.doctor import add_parser
+
+        add_parser(commands)
+    else:
+        commands.add_parser("doctor", help="Say whether this machine trains right; the text to put into a bug report.")
     arguments = parser.parse_args(argv)
     return arguments.run(arguments)
 

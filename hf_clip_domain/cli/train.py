@@ -16,6 +16,7 @@ from hf_clip_domain.evaluation import EvaluationReport, RetrievalEvaluator
 from hf_clip_domain.evaluation.calibration import calibrate
 from hf_clip_domain.losses import build_loss
 from hf_clip_domain.sharing.run_folder import write_run_folder
+from hf_clip_domain.training.canary import check_before_training
 
 
 def run(argv: list[str]) -> int:
@@ -31,6 +32,8 @@ def run(argv: list[str]) -> int:
     set_seed(training.seed)
 
     build_loss(training.loss, **(training.loss_settings or {}))  # refused settings cost no loading
+    if not training.skip_device_check:
+        check_before_training(training.device, training.precision)
     model, processor, pairs = load_parts(options, say)
     if training.auto_tune_loss:
         use_tuned_loss(tune(model, processor, pairs, options, say), training)

@@ -11,6 +11,9 @@ from pathlib import Path
 import psutil
 import torch
 
+from hf_clip_domain.device import describe, find_device, processor
+from hf_clip_domain.models.precision import read_record
+
 _PACKAGES = ("hf-clip-domain", "torch", "transformers", "accelerate", "datasets", "peft", "numpy", "pillow")
 
 
@@ -27,19 +30,26 @@ def versions() -> dict[str, str]:
 
 def hardware() -> dict[str, str]:
     """Accelerator, processor, cores, memory and system."""
-    if torch.cuda.is_available():
-        accelerator = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
-    elif torch.backends.mps.is_available():
-        accelerator = "Apple GPU (MPS)"
+    device = find_device()
+    if device.type == "cuda":
+        accelerator = f"{torch.cuda.device_count()} x {describe(device).name}"
+    elif device.type == "mps":
+        accelerator = f"{describe(device).name} (MPS)"
     else:
         accelerator = "none (CPU)"
     return {
         "accelerator": accelerator,
-        "processor": _processor(),
+        "processor": processor(),
         "cores": str(os.cpu_count()),
         "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
         "system": f"{platform.system()} {platform.machine()}",
     }
+
+
+def precision(folder: Path) -> dict[str, str]:
+    """In which precision the run of this folder trained, and why; empty where that is not recorded."""
+    record = read_record(folder)
+    return {"precision": f"{record['name']}, since {record['reason']}"} if record else {}
 
 
 def git_commit() -> str | None:
@@ -49,12 +59,3 @@ def git_commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return found.stdout.strip()
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

@@ -12,7 +12,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from hf_clip_domain.domains import Domain
 from hf_clip_domain.evaluation import EvaluationReport
-from hf_clip_domain.sharing.environment import git_commit, hardware, versions
+from hf_clip_domain.sharing.environment import git_commit, hardware, precision, versions
 
 STARTER = "starter"
 _PICTURES = {
@@ -74,7 +74,9 @@ def write_model_card(
         + yaml.safe_dump(_shareable(training_arguments), sort_keys=True).strip()
         + "\n```",
         "## Environment\n\n"
-        + _list({**versions(), **({"commit": git_commit()} if git_commit() else {}), **hardware()}),
+        + _list(
+            {**versions(), **({"commit": git_commit()} if git_commit() else {}), **hardware(), **precision(folder)}
+        ),
     ]
     path = folder / "README.md"
     path.write_text(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n", encoding="utf-8")
