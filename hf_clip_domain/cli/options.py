@@ -20,7 +20,7 @@ import torch
 import yaml
 from transformers import HfArgumentParser
 
-from hf_clip_domain.arguments import STARTER, ClipTrainingArguments, DataArguments, ModelArguments
+from hf_clip_domain.arguments import STARTER, AdaptationArguments, ClipTrainingArguments, DataArguments, ModelArguments
 from hf_clip_domain.domains import Domain, load_domain
 from hf_clip_domain.errors import ClipDomainError
 
@@ -43,6 +43,7 @@ class RunOptions:
 
     model: ModelArguments
     data: DataArguments
+    adaptation: AdaptationArguments
     training: ClipTrainingArguments
     domain: Domain
     smoke: bool
@@ -52,7 +53,7 @@ class RunOptions:
         # A domain's default may be what the user went back from to the dataclass's: it is always written.
         always = _domain_defaults(self.domain, {"smoke": self.smoke, "streaming": self.data.streaming})
         settings: dict[str, Any] = {}
-        for part in (self.model, self.data, self.training):
+        for part in (self.model, self.data, self.adaptation, self.training):
             settings |= _changed(part, always)
         # A finished run's configuration is for a new run: where this one resumed from is not part of it.
         settings.pop("resume_from_checkpoint", None)
@@ -77,19 +78,21 @@ def parse_options(argv: list[str]) -> RunOptions:
     domain = load_domain(chosen.get("domain", DataArguments.domain))
     parser.set_defaults(**_domain_defaults(domain, chosen), **config)
     try:
-        model, data, training, rest, unknown = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
+        model, data, adaptation, training, rest, unknown = parser.parse_args_into_dataclasses(
+            argv, return_remaining_strings=True
+        )
     except ValueError as error:  # TrainingArguments refuses contradictory settings this way
         raise ClipDomainError(" ".join(str(error).split())) from error
     if unknown:
         known = [option for action in parser._actions for option in action.option_strings]
         near = difflib.get_close_matches(unknown[0], known, n=1)
         parser.error(f"unknown option {unknown[0]}" + (f"; did you mean {near[0]}?" if near else ""))
-    return RunOptions(_with_model_choice(model, data, domain), data, training, domain, rest.smoke)
+    return RunOptions(_with_model_choice(model, data, domain), data, adaptation, training, domain, rest.smoke)
 
 
 def _parser(defaults_off: bool = False) -> HfArgumentParser:
     parser = HfArgumentParser(
-        [ModelArguments, DataArguments, ClipTrainingArguments],
+        [ModelArguments, DataArguments, AdaptationArguments, ClipTrainingArguments],
         prog="hf-clip-domain train",
         description="Adapt CLIP to a domain: score, train, score again, and save a model that CLIPModel loads.",
         add_help=not defaults_off,
