@@ -103,7 +103,7 @@ class AdaptationArguments:
     adapter: str = field(
         default="none",
         metadata={
-            "help": "Train a low-rank adapter in place of the weights (at most 3% of the parameters; extra 'lora').",
+            "help": "Train a low-rank adapter in place of the weights (at most 3 percent of the parameters; extra 'lora').",
             "choices": ["none", "lora", "dora"],
         },
     )

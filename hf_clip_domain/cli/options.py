@@ -28,6 +28,8 @@ from hf_clip_domain.errors import ClipDomainError
 _EVERY_EPOCH = {"eval_strategy": "epoch", "save_strategy": "epoch"}
 _EVERY_FIFTH = {"eval_strategy": "steps", "eval_steps": 0.2, "save_strategy": "steps", "save_steps": 0.2}
 _KEEP_BEST = {"load_best_model_at_end": True, "metric_for_best_model": "text_to_image/mrr"}
+# An adapter begins at zero and is a small part of the model: it takes larger steps than the weights themselves.
+_ADAPTER_RATE = 4
 _SMOKE = {
     "num_train_epochs": 1,
     "max_steps": 4,
@@ -158,6 +160,8 @@ def _domain_defaults(domain: Domain, chosen: dict[str, Any]) -> dict[str, Any]:
         **(domain.training_starter if starter else {}),
         **(_SMOKE if chosen.get("smoke") else {}),
     }
+    if chosen.get("adapter", "none") != "none" and "learning_rate" in defaults:
+        defaults["learning_rate"] *= _ADAPTER_RATE
     if chosen.get("eval_strategy", "epoch") != "no" and chosen.get("save_strategy", "epoch") != "no":
         defaults |= _KEEP_BEST
     return {key: value for key, value in defaults.items() if key not in chosen}

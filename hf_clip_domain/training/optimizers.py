@@ -29,7 +29,7 @@ def naming_missing_packages(args: ClipTrainingArguments) -> Iterator[None]:
         yield
     except ImportError as error:
         optim = getattr(args.optim, "value", args.optim)
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split()).rstrip(".")
         raise ClipDomainError(
-            f"--optim {optim}: {reason} Or choose adamw_torch or adafactor, which need nothing."
+            f"--optim {optim}: {reason}. Or choose adamw_torch or adafactor, which need nothing."
         ) from error
