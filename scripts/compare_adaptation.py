@@ -99,7 +99,7 @@ def main() -> None:
     for seed in options.seeds:
         for way in options.ways:
             results.setdefault(way, []).append(run(options, way, seed))
-            print(f"seed {seed}, {way}: done", file=sys.stderr, flush=True)
+            print(f"seed {seed}, {way}: {results[way][-1]}", file=sys.stderr, flush=True)
         print(table(results) + "\n", flush=True)  # after every seed, so that a cut loses nothing
 
 

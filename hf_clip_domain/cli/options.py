@@ -28,7 +28,8 @@ from hf_clip_domain.errors import ClipDomainError
 _EVERY_EPOCH = {"eval_strategy": "epoch", "save_strategy": "epoch"}
 _EVERY_FIFTH = {"eval_strategy": "steps", "eval_steps": 0.2, "save_strategy": "steps", "save_steps": 0.2}
 _KEEP_BEST = {"load_best_model_at_end": True, "metric_for_best_model": "text_to_image/mrr"}
-# An adapter begins at zero and is a small part of the model: it takes larger steps than the weights themselves.
+# An adapter begins at zero and is a small part of the model: it takes larger steps than the weights themselves
+# (docs/adaptation.md has the measurement).
 _ADAPTER_RATE = 4
 _SMOKE = {
     "num_train_epochs": 1,
