@@ -2,7 +2,7 @@
 
 Every linear map of the towers' layers is adapted, attention and MLP alike: at the same number of parameters that
 learns more than attention alone (Dettmers et al. 2023, arXiv 2305.14314, section 4; He et al. 2022, arXiv 2110.04366).
-Rank 4 is then 0.7% of ViT-B/32 and 2.4% of the starter, in the range of CLIP-LoRA's rank 2 (Zanella and Ben Ayed 2024,
+Rank 4 is then 0.7% of ViT-B/32 and 2.3% of the starter, in the range of CLIP-LoRA's rank 2 (Zanella and Ben Ayed 2024,
 arXiv 2405.18541). Everything else is frozen but for the temperature (and SigLIP's bias).
 
 Sources: Hu et al. 2021, "LoRA", arXiv 2106.09685; Liu et al. 2024, "DoRA", arXiv 2402.09353.

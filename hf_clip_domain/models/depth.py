@@ -75,6 +75,6 @@ def trained(model: nn.Module) -> tuple[int, int]:
 
 
 def describe_trained(model: nn.Module) -> str:
-    """A sentence such as `Training 2.4% of 3.98 M parameters (95,041).`"""
+    """A sentence such as `Training 2.3% of 3.98 M parameters (92,161).`"""
     training, total = trained(model)
     return f"Training {training / total:.1%} of {total / 1e6:.3g} M parameters ({training:,})."
