@@ -11,7 +11,9 @@ import yaml
 from transformers import TrainingArguments
 
 from hf_clip_domain.errors import ClipDomainError
+from hf_clip_domain.models.adapters import RANK
 from hf_clip_domain.models.attention import check_slicing
+from hf_clip_domain.models.freezing import check_words
 from hf_clip_domain.models.precision import PRECISIONS, Precision, resolve_precision
 
 STARTER = "starter"
@@ -107,6 +109,60 @@ class DataArguments:
 
 
 @dataclass
+class AdaptationArguments:
+    """What of the model trains: everything, an adapter, or what is not frozen."""
+
+    _argument_group_name = "adaptation"
+
+    adapter: str = field(
+        default="none",
+        metadata={
+            "help": "Train a low-rank adapter in place of the weights (at most 3 percent of the parameters; extra 'lora').",
+            "choices": ["none", "lora", "dora"],
+        },
+    )
+    lora_rank: int = field(default=RANK, metadata={"help": "Rank of the adapter of each matrix."})
+    lora_alpha: float | None = field(
+        default=None, metadata={"help": "The adapter is scaled by lora_alpha / lora_rank. Default: twice the rank."}
+    )
+    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout of the adapters' inputs."})
+    lora_towers: str = field(
+        default="both", metadata={"help": "Which towers get adapters.", "choices": ["vision", "text", "both"]}
+    )
+    save_adapter: str = field(
+        default="merged",
+        metadata={
+            "help": "What the output folder holds: 'merged', a plain model; 'adapter', PEFT's small files, to be loaded "
+            "onto the base model; 'both', a plain model and PEFT's files in adapter/.",
+            "choices": ["merged", "adapter", "both"],
+        },
+    )
+    freeze: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "What keeps its weights, one or several of: vision, text (a tower), vision:K, text:K (embeddings and "
+            "the first K layers), all_but_projections, all_but_biases_and_norms. Default: nothing."
+        },
+    )
+
+    def __post_init__(self):
+        self.freeze = self.freeze.split() if isinstance(self.freeze, str) else self.freeze
+        check_words(self.freeze or ())
+        if self.lora_rank < 1:
+            raise ClipDomainError(f"--lora_rank {self.lora_rank}: expected 1 or more.")
+        if self.lora_alpha is not None and not self.lora_alpha > 0:
+            raise ClipDomainError(f"--lora_alpha {self.lora_alpha}: expected a number above 0.")
+        if not 0 <= self.lora_dropout < 1:
+            raise ClipDomainError(f"--lora_dropout {self.lora_dropout}: expected a share from 0 to below 1.")
+        if self.adapter != "none" and self.freeze:
+            raise ClipDomainError(
+                "--freeze with --adapter: an adapter freezes all else; --lora_towers says where it goes."
+            )
+        if self.adapter == "none" and self.save_adapter != "merged":
+            raise ClipDomainError(f"--save_adapter {self.save_adapter} needs an adapter: --adapter lora or dora.")
+
+
+@dataclass
 class ClipTrainingArguments(TrainingArguments):
     """`transformers.TrainingArguments` plus what contrastive training needs.
 
@@ -176,6 +232,19 @@ class ClipTrainingArguments(TrainingArguments):
     auto_tune_minutes: float = field(default=10.0, metadata={"help": "Budget of the search in minutes."})
     auto_tune_trials: int = field(default=20, metadata={"help": "Short runs at most."})
     auto_tune_epochs: float = field(default=2.0, metadata={"help": "Epochs of each."})
+    layerwise_learning_rate_decay: float | None = field(
+        default=None,
+        metadata={
+            "help": "Each layer learns at this share of the rate of the layer above it, in both towers; what follows the "
+            "layers at the full rate. Usual: 0.65 to 0.9. Default: one rate for all."
+        },
+    )
+    ema_decay: float | None = field(
+        default=None,
+        metadata={
+            "help": "Evaluate and save an exponential moving average of the weights, such as 0.999. Default: the weights."
+        },
+    )
     early_stopping_patience: int | None = field(
         default=None,
         metadata={"help": "Stop after so many evaluations without a better metric_for_best_model. Default: never."},
@@ -231,6 +300,17 @@ class ClipTrainingArguments(TrainingArguments):
             raise ClipDomainError(f"--temperature_gap {self.temperature_gap}: expected a number of logits above 0.")
         if not self.loss_learning_rate > 0:
             raise ClipDomainError(f"--loss_learning_rate {self.loss_learning_rate}: expected a number above 0.")
+        if self.layerwise_learning_rate_decay is not None and not 0 < self.layerwise_learning_rate_decay <= 1:
+            raise ClipDomainError(
+                f"--layerwise_learning_rate_decay {self.layerwise_learning_rate_decay}: expected a share above 0, at most 1."
+            )
+        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
+            raise ClipDomainError(f"--ema_decay {self.ema_decay}: expected a share from 0 to below 1, such as 0.999.")
+        if (self.activation_checkpointing_kwargs or {}).get("use_reentrant"):
+            raise ClipDomainError(
+                "--gradient_checkpointing_kwargs: with use_reentrant true, adapters and what lies above frozen layers get no "
+                "gradient; leave it out."
+            )
         for name in ("auto_tune_minutes", "auto_tune_trials", "auto_tune_epochs"):
             if getattr(self, name) <= 0:
                 raise ClipDomainError(f"--{name} {getattr(self, name)}: expected a number above 0.")

@@ -22,7 +22,10 @@ from hf_clip_domain.domains import Domain
 from hf_clip_domain.embedder import image_settings
 from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.evaluation import RetrievalEvaluator
+from hf_clip_domain.models.adapters import add_adapter
+from hf_clip_domain.models.depth import describe_trained
 from hf_clip_domain.models.dual_encoder import text_padding
+from hf_clip_domain.models.freezing import freeze
 from hf_clip_domain.models.loading import load_model
 from hf_clip_domain.models.positions import text_capacity
 from hf_clip_domain.models.precision import record_precision
@@ -44,6 +47,7 @@ def load_parts(options: RunOptions, say) -> tuple[nn.Module, Any, DatasetDict]:
         revision=options.model.model_revision,
         attention_slicing=options.model.attention_slicing,
     )
+    model = adapt(model, options, say)
     with training.main_process_first(desc="reading the dataset"):
         # Every process reads the same rows; one of them keeps the record of what was set aside.
         quarantine = Path(training.output_dir) / "quarantine.jsonl" if training.process_index == 0 else None
@@ -52,6 +56,28 @@ def load_parts(options: RunOptions, say) -> tuple[nn.Module, Any, DatasetDict]:
         record_precision(training.precision_choice, training.device, Path(training.output_dir))
     say(describe(pairs, options.domain, processor))
     return model.to(training.device), processor, pairs
+
+
+def adapt(model: nn.Module, options: RunOptions, say) -> nn.Module:
+    """The model with an adapter, or partly frozen, as the options say; `say` tells how much of it trains."""
+    choice, base = options.adaptation, options.model.model_name_or_path
+    if choice.adapter != "none":
+        model = add_adapter(
+            model,
+            choice.adapter,
+            rank=choice.lora_rank,
+            alpha=choice.lora_alpha,
+            dropout=choice.lora_dropout,
+            towers=choice.lora_towers,
+            base_name=str(Path(base).expanduser().resolve()) if Path(base).expanduser().is_dir() else base,
+            base_revision=options.model.model_revision,
+        )
+    elif choice.freeze:
+        freeze(model, choice.freeze)
+    else:
+        return model
+    say(describe_trained(model))
+    return model
 
 
 def read_pairs(

@@ -20,7 +20,7 @@ import torch
 import yaml
 from transformers import HfArgumentParser
 
-from hf_clip_domain.arguments import STARTER, ClipTrainingArguments, DataArguments, ModelArguments
+from hf_clip_domain.arguments import STARTER, AdaptationArguments, ClipTrainingArguments, DataArguments, ModelArguments
 from hf_clip_domain.domains import Domain, load_domain
 from hf_clip_domain.errors import ClipDomainError
 
@@ -28,6 +28,9 @@ from hf_clip_domain.errors import ClipDomainError
 _EVERY_EPOCH = {"eval_strategy": "epoch", "save_strategy": "epoch"}
 _EVERY_FIFTH = {"eval_strategy": "steps", "eval_steps": 0.2, "save_strategy": "steps", "save_steps": 0.2}
 _KEEP_BEST = {"load_best_model_at_end": True, "metric_for_best_model": "text_to_image/mrr"}
+# An adapter begins at zero and is a small part of the model: it takes larger steps than the weights themselves
+# (docs/adaptation.md has the measurement).
+_ADAPTER_RATE = 4
 _SMOKE = {
     "num_train_epochs": 1,
     "max_steps": 4,
@@ -43,6 +46,7 @@ class RunOptions:
 
     model: ModelArguments
     data: DataArguments
+    adaptation: AdaptationArguments
     training: ClipTrainingArguments
     domain: Domain
     smoke: bool
@@ -52,7 +56,7 @@ class RunOptions:
         # A domain's default may be what the user went back from to the dataclass's: it is always written.
         always = _domain_defaults(self.domain, {"smoke": self.smoke, "streaming": self.data.streaming})
         settings: dict[str, Any] = {}
-        for part in (self.model, self.data, self.training):
+        for part in (self.model, self.data, self.adaptation, self.training):
             settings |= _changed(part, always)
         # A finished run's configuration is for a new run: where this one resumed from is not part of it.
         settings.pop("resume_from_checkpoint", None)
@@ -79,19 +83,21 @@ def parse_options(argv: list[str]) -> RunOptions:
     domain = load_domain(chosen.get("domain", DataArguments.domain))
     parser.set_defaults(**_domain_defaults(domain, chosen), **config)
     try:
-        model, data, training, rest, unknown = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
+        model, data, adaptation, training, rest, unknown = parser.parse_args_into_dataclasses(
+            argv, return_remaining_strings=True
+        )
     except ValueError as error:  # TrainingArguments refuses contradictory settings this way
         raise ClipDomainError(" ".join(str(error).split())) from error
     if unknown:
         known = [option for action in parser._actions for option in action.option_strings]
         near = difflib.get_close_matches(unknown[0], known, n=1)
         parser.error(f"unknown option {unknown[0]}" + (f"; did you mean {near[0]}?" if near else ""))
-    return RunOptions(_with_model_choice(model, data, domain), data, training, domain, rest.smoke)
+    return RunOptions(_with_model_choice(model, data, domain), data, adaptation, training, domain, rest.smoke)
 
 
 def _parser(defaults_off: bool = False) -> HfArgumentParser:
     parser = HfArgumentParser(
-        [ModelArguments, DataArguments, ClipTrainingArguments],
+        [ModelArguments, DataArguments, AdaptationArguments, ClipTrainingArguments],
         prog="hf-clip-domain train",
         description="Adapt CLIP to a domain: score, train, score again, and save a model that CLIPModel loads.",
         add_help=not defaults_off,
@@ -158,6 +164,8 @@ def _domain_defaults(domain: Domain, chosen: dict[str, Any]) -> dict[str, Any]:
         **(domain.training_starter if starter else {}),
         **(_SMOKE if chosen.get("smoke") else {}),
     }
+    if chosen.get("adapter", "none") != "none" and "learning_rate" in defaults:
+        defaults["learning_rate"] *= _ADAPTER_RATE
     if chosen.get("eval_strategy", "epoch") != "no" and chosen.get("save_strategy", "epoch") != "no":
         defaults |= _KEEP_BEST
     return {key: value for key, value in defaults.items() if key not in chosen}

@@ -15,8 +15,11 @@ from hf_clip_domain.embedder import ClipEmbedder, similarity_beside
 from hf_clip_domain.evaluation import EvaluationReport, RetrievalEvaluator
 from hf_clip_domain.evaluation.calibration import calibrate
 from hf_clip_domain.losses import build_loss
+from hf_clip_domain.models.adapters import is_adapted, save_adapted
 from hf_clip_domain.sharing.run_folder import write_run_folder
 from hf_clip_domain.training.canary import check_before_training
+from hf_clip_domain.training.loss_module import without_loss
+from hf_clip_domain.training.optimizers import check_optimizer
 
 
 def run(argv: list[str]) -> int:
@@ -34,6 +37,7 @@ def run(argv: list[str]) -> int:
     build_loss(training.loss, **(training.loss_settings or {}))  # refused settings cost no loading
     if not training.skip_device_check:
         check_before_training(training.device, training.precision)
+    check_optimizer(training)
     model, processor, pairs = load_parts(options, say)
     if training.auto_tune_loss:
         use_tuned_loss(tune(model, processor, pairs, options, say), training)
@@ -45,6 +49,10 @@ def run(argv: list[str]) -> int:
     trainer = build_trainer(model, processor, pairs, options, loss)
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
     model = trainer.accelerator.unwrap_model(trainer.model)
+    adapted, form = is_adapted(model), options.adaptation.save_adapter
+    if adapted:  # saved first and merged, so that what is scored is what others will load
+        with without_loss(model):
+            model = save_adapted(model, processor, output_dir, form, write=trainer.is_world_process_zero())
     report = EvaluationReport(
         before=before,
         after=score(pairs["test"], similarity=similarity_of(loss))(model),
@@ -59,7 +67,8 @@ def run(argv: list[str]) -> int:
         calibration = calibrate(embedder, pairs["validation"], pairs["test"])
     if calibration is not None:
         report.extra["calibration"] = asdict(calibration)
-    trainer.save_model()
+    if not adapted:
+        trainer.save_model()
     if trainer.is_world_process_zero():
         write_run_folder(
             output_dir,
@@ -86,7 +95,10 @@ def run(argv: list[str]) -> int:
             f"{calibration.ece_before:.1%}, and {calibration.ece_after:.1%} at the fitted logit scale "
             f"{calibration.logit_scale:.1f} (calibration.json)."
         )
-    say(f"\nSaved to {output_dir}: load it with CLIPModel.from_pretrained({str(output_dir)!r}).")
+    if adapted and form == "adapter":
+        say(f"\nSaved to {output_dir}: load it with PeftModel.from_pretrained(base, {str(output_dir)!r}).")
+    else:
+        say(f"\nSaved to {output_dir}: load it with CLIPModel.from_pretrained({str(output_dir)!r}).")
     return 0
 
 

@@ -62,8 +62,6 @@ def _check_folder(path: Path) -> None:
     if not (path / "config.json").is_file():
         nested = [folder.name for folder in sorted(path.iterdir()) if (folder / "config.json").is_file()]
         hint = f" It holds {', '.join(nested)}: name one of these, as in {path / nested[-1]}." if nested else ""
-        if (path / "adapter_config.json").is_file():
-            hint = " It holds an adapter alone: load it onto its base model, merge, and save the result."
         raise ClipDomainError(f"{path} holds no model: config.json is missing.{hint}")
     index = path / "model.safetensors.index.json"
     weights = [found for pattern in _WEIGHTS for found in path.glob(pattern)]

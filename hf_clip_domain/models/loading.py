@@ -19,9 +19,11 @@ from huggingface_hub.errors import (
 )
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, AutoProcessor, PreTrainedModel
+from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 from transformers.utils import cached_file, logging
 
 from hf_clip_domain.errors import ClipDomainError
+from hf_clip_domain.models.adapters import base_of, find_adapter, merge_adapter
 from hf_clip_domain.models.attention import use_sliced_attention
 from hf_clip_domain.models.dual_encoder import check_dual_encoder
 from hf_clip_domain.models.folders import find_folder, near_miss
@@ -38,7 +40,8 @@ def load_model(
     """A dual encoder in float32, on the CPU and in evaluation mode, and its processor.
 
     Args:
-        name_or_path: `"starter"` (shipped with the package), a local folder, or a Hub id.
+        name_or_path: `"starter"` (shipped with the package), a local folder, or a Hub id. A folder that holds a PEFT
+            adapter stands for its base model with the adapter merged.
         max_text_length: stretch the text tower to so many tokens (see `stretch_text_positions`).
         revision: branch, tag or commit on the Hub; a folder has none.
         attention_slicing: when attention goes in slices, see `use_sliced_attention`.
@@ -47,6 +50,8 @@ def load_model(
         ClipDomainError: an unreachable or unknown Hub id, a folder without a (whole) model or processor, or a model
             that is no dual encoder; says what is missing and what to do.
     """
+    if (adapter := find_adapter(name_or_path)) is not None:
+        return _load_with_adapter(adapter, max_text_length, revision)
     folder = find_folder(name_or_path)
     name = str(name_or_path)
     if folder is not None:
@@ -78,6 +83,28 @@ def load_model(
     # Some tokenizers name no limit, or a larger one than their tower has positions for.
     processor.tokenizer.model_max_length = min(processor.tokenizer.model_max_length, text_capacity(model))
     return model, processor
+
+
+def _load_with_adapter(folder: Path, max_text_length: int | None, revision: str | None) -> tuple[PreTrainedModel, Any]:
+    base, trained_on = base_of(folder)
+    try:
+        model, processor = load_model(base, revision=revision or trained_on)
+    except ClipDomainError as error:
+        raise ClipDomainError(
+            f"{folder} holds an adapter of {base}, which could not be loaded: {error} If the base model lies elsewhere, "
+            "name it there as base_model_name_or_path in adapter_config.json."
+        ) from error
+    if (folder / "tokenizer_config.json").is_file():
+        with _explained(str(folder), folder, "processor", None):
+            processor = AutoProcessor.from_pretrained(folder)
+        length = processor.tokenizer.model_max_length
+        if text_capacity(model) < length < VERY_LARGE_INTEGER:  # trained with --max_text_length
+            stretch_text_positions(model, processor.tokenizer, length)
+    with _explained(str(folder), folder, "adapter", None), _quiet():
+        model = merge_adapter(model, folder)
+    if max_text_length is not None:
+        stretch_text_positions(model, processor.tokenizer, max_text_length)
+    return model.eval(), processor
 
 
 def find_hub_file(name: str, file: str) -> Path | None:

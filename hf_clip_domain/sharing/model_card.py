@@ -12,6 +12,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from hf_clip_domain.domains import Domain
 from hf_clip_domain.evaluation import EvaluationReport
+from hf_clip_domain.models.adapters import ADAPTER_CONFIG
 from hf_clip_domain.sharing.environment import git_commit, hardware, precision, versions
 
 STARTER = "starter"
@@ -33,7 +34,7 @@ def write_model_card(
     licence: str | None = None,
     notes: Sequence[str] = (),
 ) -> Path:
-    """Write `README.md` into the model's folder.
+    """Write `README.md` into the model's folder, whether it holds a plain model or an adapter.
 
     Args:
         report: scores before and after.
@@ -49,15 +50,17 @@ def write_model_card(
         The path of the card.
     """
     folder = Path(folder)
+    adapter = (folder / ADAPTER_CONFIG).is_file()
     on_hub = dataset_name is not None and _is_hub_id(dataset_name)
     data = ModelCardData(
         language="en",
         license=licence or ("apache-2.0" if base_model == STARTER else "other"),
         license_name=None if licence or base_model == STARTER else "see-base-model-and-data",
-        library_name="transformers",
+        library_name="peft" if adapter else "transformers",
         pipeline_tag="zero-shot-image-classification",
         tags=["clip", "hf-clip-domain", "image-text-retrieval", "domain-adaptation", domain.name],
         base_model=base_model if _is_hub_id(base_model) else None,
+        **({"base_model_relation": "adapter"} if adapter and _is_hub_id(base_model) else {}),
         datasets=[dataset_name] if on_hub else None,
         model_name=folder.resolve().name,
         eval_results=_eval_results(report, domain, dataset_name if on_hub else None),
@@ -66,7 +69,7 @@ def write_model_card(
         _introduction(domain, base_model, dataset_name, on_hub),
         "## Results\n\n" + report.markdown().strip(),
         *(f"![{title}]({name})" for name, title in _PICTURES.items() if (folder / name).exists()),
-        _usage(domain),
+        _usage(domain, base_model if adapter else None),
         _preprocessing(domain),
         _limits(domain, base_model, dataset_name),
         *notes,
@@ -114,14 +117,20 @@ def _introduction(domain: Domain, base_model: str, dataset: str | None, on_hub: 
     ).strip()
 
 
-def _usage(domain: Domain) -> str:
+def _usage(domain: Domain, base_model: str | None) -> str:
+    """`base_model`: the one to put the adapter on, where the folder holds an adapter."""
+    load, imports = 'CLIPModel.from_pretrained("FOLDER_OR_HUB_ID")', ""
+    if base_model is not None:
+        name = base_model if _is_hub_id(base_model) else "FOLDER_OF_THE_BASE_MODEL"
+        imports = "from peft import PeftModel\n"
+        load = f'PeftModel.from_pretrained(CLIPModel.from_pretrained("{name}"), "FOLDER_OR_HUB_ID")'
     return f"""## Use
 
 ```python
-from PIL import Image
+{imports}from PIL import Image
 from transformers import CLIPModel, CLIPProcessor
 
-model = CLIPModel.from_pretrained("FOLDER_OR_HUB_ID")
+model = {load}
 processor = CLIPProcessor.from_pretrained("FOLDER_OR_HUB_ID")
 texts = ["{(domain.prompts[0]).format("one thing")}", "{(domain.prompts[0]).format("another")}"]
 inputs = processor(text=texts, images=Image.open("picture.jpg").convert("RGB"), return_tensors="pt", padding=True)

@@ -21,13 +21,15 @@ from hf_clip_domain.models.dual_encoder import embedding_width, find_logit_bias
 from hf_clip_domain.similarity import build_similarity, wants_normalised
 from hf_clip_domain.training import checkpoints
 from hf_clip_domain.training.agreement import GradientAverage, RollCall
-from hf_clip_domain.training.callbacks import ClampLogitScale, TemperatureSchedule
+from hf_clip_domain.training.callbacks import ClampLogitScale, TemperatureSchedule, WeightAverage
 from hf_clip_domain.training.callbacks.temperature import temperature_callback
 from hf_clip_domain.training.data_order import EpochCallback, EpochSampler
 from hf_clip_domain.training.loss_module import attach_loss, load_loss, save_loss, without_loss
 from hf_clip_domain.training.memory_model import MemoryModel
 from hf_clip_domain.training.micro_batching import MicroBatches, install_embedding_forward
 from hf_clip_domain.training.optimizer_step import install_step_replay, state_to_come
+from hf_clip_domain.training.optimizers import naming_missing_packages
+from hf_clip_domain.training.parameter_groups import decay_by_depth
 from hf_clip_domain.training.probing import probe
 from hf_clip_domain.training.replay import StepReplay
 from hf_clip_domain.training.sizing import MicroBatchSizing
@@ -85,6 +87,9 @@ class ClipTrainer(Trainer):
                 "`accelerate launch`, or choose one with CUDA_VISIBLE_DEVICES."
             )
         self.prepare_model(loss if loss is not None else build_loss(args.loss, **(args.loss_settings or {})))
+        self.average = WeightAverage(args.ema_decay) if args.ema_decay is not None else None
+        if self.average is not None:
+            self.add_callback(self.average)
         if self.args.early_stopping_patience is not None:
             self.add_callback(EarlyStoppingCallback(self.args.early_stopping_patience))
 
@@ -119,8 +124,10 @@ class ClipTrainer(Trainer):
 
     def create_optimizer(self, model=None):
         if self.optimizer is None:
-            with without_loss(self.model) as loss:
+            with without_loss(self.model) as loss, naming_missing_packages(self.args):
                 super().create_optimizer(model)
+                if self.args.layerwise_learning_rate_decay is not None:
+                    decay_by_depth(self.optimizer, self.model, self.args.layerwise_learning_rate_decay)
             if loss is not None:  # a handful of numbers, to which the rate of a pretrained tower means standing still
                 parameters = [parameter for parameter in loss.parameters() if parameter.requires_grad]
                 group = {"params": parameters, "lr": self.args.loss_learning_rate, "weight_decay": 0.0}
@@ -235,6 +242,10 @@ class ClipTrainer(Trainer):
 
     # Evaluation
 
+    def evaluate(self, *args, **kwargs):
+        with self.average.in_place(self.model) if self.average is not None else nullcontext():
+            return super().evaluate(*args, **kwargs)
+
     def evaluation_loop(self, dataloader, description, *args, metric_key_prefix: str = "eval", **kwargs):
         if not self.evaluators:
             return super().evaluation_loop(
@@ -265,10 +276,14 @@ class ClipTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         load_loss(self.model, Path(resume_from_checkpoint))
+        if self.average is not None:
+            self.average.load(Path(resume_from_checkpoint), self.model)
 
     def _load_best_model(self):
         super()._load_best_model()
         load_loss(self.model, Path(self.state.best_model_checkpoint))
+        if self.average is not None:  # what was best was measured with it
+            self.average.load(Path(self.state.best_model_checkpoint), self.model)
 
     def train(self, resume_from_checkpoint=None, **kwargs):
         """Train; `resume_from_checkpoint` is `True` for the last whole checkpoint of the run, or a path."""
@@ -290,6 +305,8 @@ class ClipTrainer(Trainer):
                 super()._save_checkpoint(model, trial)
                 if self.args.should_save and not isinstance(self.model, PreTrainedModel):  # PEFT saves its own alone
                     save_loss(self.model, folder)
+                if self.args.should_save and self.average is not None:
+                    self.average.save(folder)
                 self.accelerator.wait_for_everyone()
                 if self.args.should_save:
                     checkpoints.seal(folder)

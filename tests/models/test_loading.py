@@ -61,7 +61,10 @@ def in_two_shards_of_which_one_is_there(folder):
     [
         (lambda f: (f / "config.json").unlink(), "config.json is missing"),
         (lambda f: (f / "config.json").write_text("{"), "config.json.* could not be loaded"),
-        (lambda f: (f / "config.json").rename(f / "adapter_config.json"), "holds an adapter alone"),
+        (
+            lambda f: (f / "config.json").rename(f / "adapter_config.json"),
+            "an adapter alone, whose .* names no base",
+        ),
         (lambda f: (f / "model.safetensors").unlink(), "model.safetensors is missing"),
         (lambda f: cut(f / "model.safetensors"), "weights are damaged or cut short"),
         (lambda f: (f / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1"), "git lfs pull"),
