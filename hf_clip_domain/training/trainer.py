@@ -21,6 +21,7 @@ from hf_clip_domain.training import checkpoints
 from hf_clip_domain.training.callbacks import ClampLogitScale, TemperatureSchedule
 from hf_clip_domain.training.callbacks.temperature import temperature_callback
 from hf_clip_domain.training.data_order import EpochCallback, EpochSampler
+from hf_clip_domain.training.feature_cache import FeatureCache
 from hf_clip_domain.training.loss_module import attach_loss, load_loss, save_loss, without_loss
 from hf_clip_domain.training.micro_batching import install_embedding_forward
 from hf_clip_domain.types import Evaluator
@@ -68,6 +69,10 @@ class ClipTrainer(Trainer):
                 "`accelerate launch`, or choose one with CUDA_VISIBLE_DEVICES."
             )
         self.prepare_model(loss if loss is not None else build_loss(args.loss, **(args.loss_settings or {})))
+        self.feature_cache = None
+        if self.args.feature_cache is not None and self.train_dataset is not None:
+            self.feature_cache = FeatureCache(self.args, self.model, self.train_dataset, self.accelerator)
+            self.add_callback(self.feature_cache)
         if self.args.early_stopping_patience is not None:
             self.add_callback(EarlyStoppingCallback(self.args.early_stopping_patience))
 
@@ -115,6 +120,8 @@ class ClipTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         inputs = dict(inputs)
         targets = inputs.pop("targets", None)
+        if "pictures" in inputs:
+            inputs = self.feature_cache.fill(self.accelerator.unwrap_model(self.model), inputs)
         sizes = {"image_sizes": self.args.image_sizes} if self.args.image_sizes and self.model.training else {}
         embeddings = model(**inputs, micro_batch_size=self.args.micro_batch_size, **sizes)
         options = {}
