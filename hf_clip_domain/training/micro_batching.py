@@ -82,7 +82,7 @@ def embed_in_micro_batches(encode, inputs: dict, size: int | None) -> tuple[torc
     Returns:
         Image embeddings `(n, d)`, or `(r, n, d)` at several sizes, and text embeddings `(n, d)`.
     """
-    n = len(inputs["input_ids"])
+    n = len(inputs["image_features" if "image_features" in inputs else "pixel_values"])
     if size is None or size >= n:
         return encode(inputs)
     images, texts = [], []
