@@ -32,6 +32,7 @@ from hf_clip_domain.models.prefix import vision_stages
 
 # Shape, how many stages of the vision tower are frozen (None: all), what of the text tower trains.
 SETTINGS = [
+    ("ViT-B/16", None, "projection"),
     ("ViT-B/16", None, "whole"),
     ("ViT-B/32", None, "projection"),
     ("ViT-B/32", None, "whole"),
