@@ -206,6 +206,17 @@ class ClipTrainingArguments(TrainingArguments):
             "the model's own size."
         },
     )
+    feature_cache: str | None = field(
+        default=None,
+        metadata={
+            "help": "Keep what the frozen beginning of the vision tower gives, in this folder or 'auto' "
+            "(~/.cache/hf-clip-domain/features), and train from there: later epochs open no picture. Pictures are then "
+            "shown without augmentation. Default: off."
+        },
+    )
+    feature_cache_gib: float = field(
+        default=20.0, metadata={"help": "Disk budget of that folder; what does not fit is computed in every epoch."}
+    )
     temperature_schedule: str = field(
         default="learned",
         metadata={
@@ -316,6 +327,12 @@ class ClipTrainingArguments(TrainingArguments):
                 raise ClipDomainError(f"--{name} {getattr(self, name)}: expected a number above 0.")
         if self.image_sizes is not None and (not self.image_sizes or min(self.image_sizes) < 1):
             raise ClipDomainError(f"--image_sizes {self.image_sizes}: expected one or more sizes in pixels.")
+        if not self.feature_cache_gib > 0:
+            raise ClipDomainError(f"--feature_cache_gib {self.feature_cache_gib}: expected a number above 0.")
+        if self.feature_cache is not None and self.image_sizes is not None:
+            raise ClipDomainError(
+                "--feature_cache keeps features of pictures at the model's own size: leave out --image_sizes or the cache."
+            )
         if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
             raise ClipDomainError(f"--early_stopping_patience {self.early_stopping_patience}: expected 1 or more.")
 

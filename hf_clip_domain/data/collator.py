@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from hf_clip_domain.data.cached_rows import PictureRefs
 from hf_clip_domain.data.relations import word_id
 from hf_clip_domain.errors import ClipDomainError
 
@@ -26,7 +27,8 @@ class PairCollator:
         relations: what the loss needs to know about rows: "caption", and whatever the items hold under "relations".
 
     Returns, for n items `{"pixel_values": (3, s, s), "text": str}`:
-        pixel_values: `(n, 3, s, s)` float32.
+        pixel_values: `(n, 3, s, s)` float32; fewer where features of pictures are stored, and none where all are.
+        pictures: which they are (`PictureRefs`), where the dataset uses stored features.
         input_ids: `(n, t)` int64.
         attention_mask: `(n, t)` int64; all ones for a tokenizer that names none among its model's inputs (SigLIP reads
             its padding).
@@ -73,10 +75,16 @@ class PairCollator:
             input_ids[row, : len(sequence)] = torch.tensor(sequence)
             attention_mask[row, : len(sequence)] = 1
         batch = {
-            "pixel_values": torch.stack([item["pixel_values"] for item in items]),
             "input_ids": input_ids,
             "attention_mask": attention_mask,
         }
+        shown = list(range(len(items)))
+        if "picture" in items[0]:
+            shown = [place for place in shown if "pixel_values" in items[place]]
+            keys, rows = ([item[name] for item in items] for name in ("picture", "row"))
+            batch["pictures"] = PictureRefs(keys, rows, shown)
+        if shown:
+            batch["pixel_values"] = torch.stack([items[place]["pixel_values"] for place in shown])
         if self.relations == ("caption",):
             batch["targets"] = self._relation("caption", items)
         elif self.relations:

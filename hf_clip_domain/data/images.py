@@ -16,6 +16,7 @@ from hf_clip_domain.errors import ClipDomainError
 
 # Larger than any camera's picture, and far below what fills a laptop's memory when decoded (192 MiB).
 MAX_PIXELS = 64_000_000
+_DICOM_SUFFIXES = (".dcm", ".dicom")
 # Pillow's parsers let all of these escape on damaged files.
 _DAMAGE = (
     OSError,
@@ -86,8 +87,10 @@ def _name(image: Any) -> str:
 
 
 def _open(image: Any) -> Image.Image:
+    named_dicom = False
     if isinstance(image, dict):
         # Copied rows keep their bytes; a path alone is read when needed.
+        named_dicom = Path(image.get("path") or "").suffix.lower() in _DICOM_SUFFIXES
         image = image["bytes"] if image.get("bytes") is not None else image.get("path")
     if isinstance(image, Image.Image):
         return image
@@ -96,14 +99,14 @@ def _open(image: Any) -> Image.Image:
     if isinstance(image, bytes):
         if len(image) == 0:
             raise ClipDomainError("an empty picture (0 bytes).")
-        if _is_dicom(image[:132]):
+        if _is_dicom(image[:132]) or named_dicom:
             return _from_dicom(io.BytesIO(image), "a DICOM picture")
         return Image.open(io.BytesIO(image))
     if isinstance(image, (str, os.PathLike)):
         path = Path(image)
         with open(path, "rb") as stream:
             head = stream.read(132)
-        if _is_dicom(head) or path.suffix.lower() in (".dcm", ".dicom"):
+        if _is_dicom(head) or path.suffix.lower() in _DICOM_SUFFIXES:
             return _from_dicom(path, str(path))
         return Image.open(path)
     raise ClipDomainError(f"expected a picture (path, bytes, PIL image or array), found {type(image).__name__}.")

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, IterableDataset
 
+from hf_clip_domain.data.cached_rows import CachedRows, identify
+from hf_clip_domain.data.feature_store import FeatureStore
 from hf_clip_domain.data.relations import relation_values
 from hf_clip_domain.data.text import clean_caption, split_sentences
 from hf_clip_domain.data.transforms import ImageTransform
@@ -24,33 +26,45 @@ class _ItemMaker:
     """From a canonical row to `{"pixel_values": (3, s, s) float32, "text": str}`.
 
     In training one of the row's captions is drawn (with `captions="sentence"`, one sentence of it) and the picture is
-    augmented; otherwise the first caption and the evaluation view are taken.
+    augmented, unless `augment` is False; otherwise the first caption and the evaluation view are taken.
     """
 
     def __init__(
-        self, transform: ImageTransform, domain: Domain, train: bool, captions: str, relations: Sequence[str]
+        self,
+        transform: ImageTransform,
+        domain: Domain,
+        train: bool,
+        captions: str,
+        relations: Sequence[str],
+        augment: bool = True,
     ) -> None:
         if captions not in ("truncate", "sentence"):
             raise ClipDomainError(f"captions={captions!r}: expected 'truncate' or 'sentence'.")
         self.transform, self.domain, self.train, self.captions = transform, domain, train, captions
         self.relations = tuple(name for name in relations if name != "caption")
+        self.augment = augment and train
 
-    def __call__(self, row: dict[str, Any], draws: list[int]) -> dict[str, Any]:
-        if not self.train:
-            text = clean_caption(row["text"][0], self.domain)
-            return self._item(row, self.transform.evaluation(row["image"]), text)
+    def __call__(self, row: dict[str, Any], picture: Any, draws: list[int]) -> dict[str, Any]:
+        """The item of a row that shows `picture` (what `decode_image` takes); without one it has no pixels."""
         rng = np.random.default_rng(draws)
+        text = self._text(row, rng)
+        item: dict[str, Any] = {"text": text}
+        if picture is not None and self.augment:
+            item["pixel_values"] = self.transform.training(picture, rng, caption=text)
+        elif picture is not None:
+            item["pixel_values"] = self.transform.evaluation(picture)
+        if self.relations:
+            item["relations"] = relation_values(row, text, self.domain, self.relations)
+        return item
+
+    def _text(self, row: dict[str, Any], rng: np.random.Generator) -> str:
+        if not self.train:
+            return clean_caption(row["text"][0], self.domain)
         text = clean_caption(row["text"][rng.integers(len(row["text"]))], self.domain)
         if self.captions == "sentence":
             sentences = split_sentences(text)
             text = sentences[rng.integers(len(sentences))]
-        return self._item(row, self.transform.training(row["image"], rng, caption=text), text)
-
-    def _item(self, row: dict[str, Any], pixel_values: torch.Tensor, text: str) -> dict[str, Any]:
-        item = {"pixel_values": pixel_values, "text": text}
-        if self.relations:
-            item["relations"] = relation_values(row, text, self.domain, self.relations)
-        return item
+        return text
 
 
 class PairDataset(Dataset):
@@ -65,6 +79,7 @@ class PairDataset(Dataset):
         captions: "truncate" takes whole captions (the collator cuts long ones), "sentence" one sentence of them.
         relations: what a loss needs to know besides the caption ("image", "label", "terms"): items then hold
             `relations`, see `relation_values`.
+        augment: False shows pictures as in evaluation while captions are still drawn.
 
     The key of an item carries its epoch, see `epoch_key`, so that dataloader workers, which hold a copy of the
     dataset, need no word of a new epoch.
@@ -83,10 +98,12 @@ class PairDataset(Dataset):
         seed: int = 0,
         captions: Captions = "truncate",
         relations: Sequence[str] = (),
+        augment: bool = True,
     ) -> None:
         self.pairs = pairs
         self.seed = seed
-        self._make = _ItemMaker(transform, domain, train, captions, relations)
+        self._make = _ItemMaker(transform, domain, train, captions, relations, augment)
+        self._cached: CachedRows | None = None
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -98,10 +115,36 @@ class PairDataset(Dataset):
     def __getitem__(self, key: int) -> dict[str, Any]:
         # An end to the keys would stop `for item in dataset`; so a plain sequence ends where epoch 0 does.
         epoch, index = divmod(int(key), len(self))
+        draws = [self.seed, epoch, index]
         try:
-            return self._make(self.pairs[index], [self.seed, epoch, index])
+            if self._cached is None:
+                row = self.pairs[index]
+                return self._make(row, row["image"], draws)
+            row, key, picture = self._cached(index)
+            return {**self._make(row, picture, draws), "picture": key, "row": index}
         except ClipDomainError as error:
             raise ClipDomainError(f"row {index}: {error}") from error
+
+    def use_features(self, store: FeatureStore | None) -> None:
+        """Leave out the pixels of pictures whose features `store` holds; the others are shown as in evaluation.
+
+        Items then also hold `picture` (its key, see `CachedRows`) and `row` (its number), and `pixel_values` only where
+        they are needed. `None` shows all pictures, with keys all the same.
+        """
+        if self._cached is None:
+            self._make.augment = False
+            self._cached = CachedRows(self.pairs, needs_picture=bool({"image", "label"} & set(self._make.relations)))
+        self._cached.store = store
+
+    @property
+    def picture_settings(self) -> dict[str, Any]:
+        """Everything that decides the pixels of a picture that is not augmented, in plain values."""
+        return self._make.transform.settings
+
+    def show(self, index: int) -> tuple[bytes, torch.Tensor]:
+        """The key and the pixels `(3, s, s)` of a row's picture as it is now, whether stored or not."""
+        key, image = identify(self.pairs[index]["image"])
+        return key, self._make.transform.evaluation(image)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (self[index] for index in range(len(self)))
@@ -141,7 +184,7 @@ class PairStream(IterableDataset):
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for row in self.pairs:
             try:
-                yield self._make(row, [self.seed, int(self._epoch), _row_number(row)])
+                yield self._make(row, row["image"], [self.seed, int(self._epoch), _row_number(row)])
             except ClipDomainError as error:
                 place = row["image"].get("path") or f"the picture of {row['text'][0][:60]!r}"
                 raise ClipDomainError(f"{place}: {error}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -41,6 +42,12 @@ class ImageTransform:
         self.size = size
         self.mean = torch.tensor(mean, dtype=torch.float32).view(3, 1, 1)
         self.std = torch.tensor(std, dtype=torch.float32).view(3, 1, 1)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Everything that decides what `evaluation` makes of a picture, in plain values."""
+        policy = dataclasses.asdict(self.image)
+        return {"size": self.size, "mean": self.mean.flatten().tolist(), "std": self.std.flatten().tolist(), **policy}
 
     def evaluation(self, image: Any) -> torch.Tensor:
         """The whole square, nothing drawn by chance."""

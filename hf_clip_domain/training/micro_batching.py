@@ -63,7 +63,8 @@ def install_embedding_forward(model: nn.Module, *, normalise: bool = True) -> No
 
     The new call returns `{"image_embeds" (n, d), "text_embeds" (n, d), "logit_scale" ()}`, the scale already
     exponentiated, and `"logit_bias" ()` and `"loss_parameters"` (those of the submodule `LOSS_MODULE`) where there are
-    any. With `image_sizes` (pixels) the pictures are embedded at each of them: `image_embeds` is `(r, n, d)`.
+    any. With `image_sizes` (pixels) the pictures are embedded at each of them: `image_embeds` is `(r, n, d)`. With
+    `image_suffix` the inputs hold `image_features` (n, ...) in place of pixels, of which it makes the embeddings.
 
     It has to be the model's own `forward`, since accelerate patches that with autocast and DistributedDataParallel
     prepares its gradient buckets around exactly one call a step.
@@ -81,7 +82,10 @@ def install_embedding_forward(model: nn.Module, *, normalise: bool = True) -> No
             return original(*args, **kwargs)
         size, kept = kwargs.pop("micro_batch_size"), kwargs.pop("kept", 1)
         image_sizes = kwargs.pop("image_sizes", None)
-        if normalise and image_sizes is None:
+        suffix = kwargs.pop("image_suffix", None)
+        if suffix is not None:
+            encode = functools.partial(_from_image_features, self, normalise, suffix)
+        elif normalise and image_sizes is None:
             encode = functools.partial(_from_forward, original)
         else:
             encode = functools.partial(_from_features, self, normalise, image_sizes)
@@ -115,7 +119,7 @@ def embed_in_micro_batches(encode, inputs: dict, size: int | None, kept: int = 1
     Returns:
         Image embeddings `(n, d)`, or `(r, n, d)` at several sizes, and text embeddings `(n, d)`.
     """
-    n = len(inputs["pixel_values"])
+    n = len(inputs["image_features" if "image_features" in inputs else "pixel_values"])
     if size is None or size >= n:
         return encode(inputs)
     images, texts = [], []
@@ -146,8 +150,7 @@ def _from_forward(forward, inputs: dict) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _from_features(model: nn.Module, normalise: bool, image_sizes, inputs: dict) -> tuple[torch.Tensor, torch.Tensor]:
-    words = {name: value for name, value in inputs.items() if name in ("input_ids", "attention_mask", "position_ids")}
-    text = features(model.get_text_features(**words))  # (n, d)
+    text = _text_features(model, inputs)
     pixels = inputs["pixel_values"]
     if image_sizes is None:
         image = features(model.get_image_features(pixel_values=pixels))  # (n, d)
@@ -157,6 +160,16 @@ def _from_features(model: nn.Module, normalise: bool, image_sizes, inputs: dict)
             [features(model.get_image_features(pixel_values=view, interpolate_pos_encoding=True)) for view in views]
         )  # (r, n, d)
     return (F.normalize(image, dim=-1), F.normalize(text, dim=-1)) if normalise else (image, text)
+
+
+def _from_image_features(model: nn.Module, normalise: bool, suffix, inputs: dict) -> tuple[torch.Tensor, torch.Tensor]:
+    image, text = suffix(inputs["image_features"]), _text_features(model, inputs)  # (n, d) each
+    return (F.normalize(image, dim=-1), F.normalize(text, dim=-1)) if normalise else (image, text)
+
+
+def _text_features(model: nn.Module, inputs: dict) -> torch.Tensor:
+    words = {name: value for name, value in inputs.items() if name in ("input_ids", "attention_mask", "position_ids")}
+    return features(model.get_text_features(**words))  # (n, d)
 
 
 def at_size(pixel_values: torch.Tensor, size: int) -> torch.Tensor:

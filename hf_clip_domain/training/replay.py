@@ -70,7 +70,7 @@ class StepReplay:
         self.events.append((number, sentence))
         logger.warning(f"Step {number}: {sentence}")
 
-    def run(self, step: Callable[[], Result], model: nn.Module, rows: int, *, number: int, call: RollCall) -> Result:
+    def run(self, step: Callable[[], Result], *, model: nn.Module, rows: int, number: int, call: RollCall) -> Result:
         """`step()`, again with a smaller `plan` as often as it takes.
 
         Args:

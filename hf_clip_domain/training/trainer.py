@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -24,6 +25,7 @@ from hf_clip_domain.training.agreement import GradientAverage, RollCall
 from hf_clip_domain.training.callbacks import ClampLogitScale, TemperatureSchedule, WeightAverage
 from hf_clip_domain.training.callbacks.temperature import temperature_callback
 from hf_clip_domain.training.data_order import EpochCallback, EpochSampler
+from hf_clip_domain.training.feature_cache import FeatureCache
 from hf_clip_domain.training.loss_module import attach_loss, load_loss, save_loss, without_loss
 from hf_clip_domain.training.memory_model import MemoryModel
 from hf_clip_domain.training.micro_batching import MicroBatches, install_embedding_forward
@@ -90,6 +92,10 @@ class ClipTrainer(Trainer):
         self.average = WeightAverage(args.ema_decay) if args.ema_decay is not None else None
         if self.average is not None:
             self.add_callback(self.average)
+        self.feature_cache = None
+        if self.args.feature_cache is not None and self.train_dataset is not None:
+            self.feature_cache = FeatureCache(self.args, self.model, self.train_dataset, self.accelerator)
+            self.add_callback(self.feature_cache)
         if self.args.early_stopping_patience is not None:
             self.add_callback(EarlyStoppingCallback(self.args.early_stopping_patience))
 
@@ -144,6 +150,11 @@ class ClipTrainer(Trainer):
         ):  # of sharded weights no step can be left half-way
             return super().training_step(model, inputs, num_items_in_batch)
         inputs, number = self._prepare_inputs(inputs), self.state.global_step + 1
+        rows = len(inputs["input_ids"] if "input_ids" in inputs else next(iter(inputs.values())))
+        run = functools.partial(self.replay.run, model=model, rows=rows, number=number, call=self.roll_call)
+        if "pictures" in inputs:
+            bare, pictures = self.accelerator.unwrap_model(self.model), inputs
+            inputs = run(lambda: self.feature_cache.fill(bare, pictures, self.replay.plan.size))
         if self.sizing is not None:
             self.sizing.choose(inputs, number)
         kept = {name: len(values) for name, values in self._loss_parts.items()}
@@ -155,8 +166,7 @@ class ClipTrainer(Trainer):
                 loss = super(ClipTrainer, self).training_step(model, inputs, num_items_in_batch)
             return loss, GradientAverage(model) if processes and self.accelerator.sync_gradients else None
 
-        rows = next(len(value) for value in inputs.values() if torch.is_tensor(value))
-        loss, average = self.replay.run(step, model, rows, number=number, call=self.roll_call)
+        loss, average = run(step)
         if average is not None:
             average()
         return loss

@@ -48,7 +48,8 @@ PROGRAM = textwrap.dedent(
     }
     loss, settings = losses.get(kind, ("info_nce", None))
     arguments = ClipTrainingArguments(
-        folder, per_device_train_batch_size=batch, micro_batch_size=micro, max_steps=20 if kind == "shortage" else 5, learning_rate=1e-3,
+        folder, per_device_train_batch_size=batch, micro_batch_size=micro, learning_rate=1e-3,
+        max_steps=20 if kind == "shortage" else 5,
         use_cpu=True, disable_tqdm=True, save_strategy="steps", save_steps=3, seed=3,
         # The gradient of a key's bias is zero but for rounding, which Adam's usual 1e-8 would blow up to whole steps.
         adam_epsilon=1e-6, loss=loss, loss_settings=settings, logging_steps=1,
