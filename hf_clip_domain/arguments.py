@@ -9,6 +9,7 @@ import yaml
 from transformers import TrainingArguments
 
 from hf_clip_domain.errors import ClipDomainError
+from hf_clip_domain.notification import check_target
 
 STARTER = "starter"
 
@@ -166,6 +167,23 @@ class ClipTrainingArguments(TrainingArguments):
         metadata={"help": "Stop after so many evaluations without a better metric_for_best_model. Default: never."},
     )
 
+    # Watching a run.
+    monitor: bool = field(
+        default=True,
+        metadata={"help": "Log speed, where the time goes, memory and the machine's use with every loss."},
+    )
+    live_page: bool = field(
+        default=False,
+        metadata={"help": "Keep run.html in the output folder: the run's curves, state and events, as it goes."},
+    )
+    notify: str | None = field(
+        default=None,
+        metadata={
+            "help": "Tell of start, better scores, end and failure: an http(s) address that is sent JSON, or 'command: "
+            "PROGRAM ARGUMENTS', which gets it on standard input. Kept out of every file of the run."
+        },
+    )
+
     # Changed defaults, same order as in TrainingArguments.
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "Rows embedded at once in evaluation."})
     logging_steps: float = field(default=10, metadata={"help": "Log every so many steps (below 1: share of the run)."})
@@ -205,6 +223,16 @@ class ClipTrainingArguments(TrainingArguments):
             raise ClipDomainError(f"--image_sizes {self.image_sizes}: expected one or more sizes in pixels.")
         if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
             raise ClipDomainError(f"--early_stopping_patience {self.early_stopping_patience}: expected 1 or more.")
+        if self.notify is not None:
+            check_target(self.notify)
+
+    # A notification's address is often a secret: it is in nothing that is written, logged or uploaded.
+
+    def to_dict(self):
+        return super().to_dict() | {"notify": None}
+
+    def __getstate__(self):
+        return self.__dict__ | {"notify": None}
 
 
 def _mapping(value: Any, option: str) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "hf_clip_domain"
 # From the ground up; rooms of one level do not import each other unless listed in NEIGHBOURS.
 LEVELS = [
-    {"errors", "types", "similarity", "_optional", "memory"},
+    {"errors", "types", "similarity", "_optional", "memory", "notification"},
     {"domains", "data", "models", "losses"},
     {"embedder", "arguments"},
     {"training", "evaluation"},
@@ -18,6 +18,7 @@ LEVELS = [
     {"cli"},
 ]
 NEIGHBOURS = {("data", "domains"), ("similarity", "errors"), ("_optional", "errors"), ("types", "errors")}
+NEIGHBOURS |= {("notification", "errors")}
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.stem != "__init__")
 

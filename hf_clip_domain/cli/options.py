@@ -56,6 +56,7 @@ class RunOptions:
             settings |= _changed(part, always)
         # A finished run's configuration is for a new run: where this one resumed from is not part of it.
         settings.pop("resume_from_checkpoint", None)
+        settings.pop("notify", None)  # often a secret
         if self.smoke:
             settings["smoke"] = True
         command = "# accelerate launch recipes/finetune.py --config run.yaml\n"
@@ -148,6 +149,7 @@ def _domain_defaults(domain: Domain, chosen: dict[str, Any]) -> dict[str, Any]:
         "loss": domain.loss,
         # Settings belong to the loss they were written for.
         "loss_settings": dict(domain.loss_settings) if chosen.get("loss", domain.loss) == domain.loss else None,
+        "live_page": True,
         "dataloader_pin_memory": torch.cuda.is_available(),
         "dataloader_num_workers": min(4, (os.cpu_count() or 1) // 2),
         **(_EVERY_FIFTH if chosen.get("streaming") else _EVERY_EPOCH),

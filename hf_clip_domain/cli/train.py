@@ -9,13 +9,14 @@ from pathlib import Path
 from transformers import set_seed
 
 from hf_clip_domain.cli.assembly import build_trainer, load_parts, similarity_of
-from hf_clip_domain.cli.options import parse_options
+from hf_clip_domain.cli.options import RunOptions, parse_options
 from hf_clip_domain.cli.tune import tune, use_tuned_loss
 from hf_clip_domain.embedder import ClipEmbedder, similarity_beside
 from hf_clip_domain.evaluation import EvaluationReport, RetrievalEvaluator
 from hf_clip_domain.evaluation.calibration import calibrate
 from hf_clip_domain.losses import build_loss
 from hf_clip_domain.sharing.run_folder import write_run_folder
+from hf_clip_domain.training.news import RunNews
 
 
 def run(argv: list[str]) -> int:
@@ -25,6 +26,11 @@ def run(argv: list[str]) -> int:
         ClipDomainError: input that cannot be used, in one sentence.
     """
     options = parse_options(argv)
+    with RunNews(options.training) as news:
+        return _run(options, news)
+
+
+def _run(options: RunOptions, news: RunNews) -> int:
     training, domain = options.training, options.domain
     say = print if training.process_index == 0 else _silent
     output_dir = Path(training.output_dir)
@@ -39,7 +45,7 @@ def run(argv: list[str]) -> int:
     score = partial(score, batch_size=training.per_device_eval_batch_size)
     base_similarity = similarity_beside(options.model.model_name_or_path, model)
     before = score(pairs["test"], similarity=base_similarity)(model)
-    trainer = build_trainer(model, processor, pairs, options, loss)
+    trainer = build_trainer(model, processor, pairs, options, loss, news=news)
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
     model = trainer.accelerator.unwrap_model(trainer.model)
     report = EvaluationReport(

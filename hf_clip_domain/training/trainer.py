@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -19,10 +20,12 @@ from hf_clip_domain.models.dual_encoder import embedding_width, find_logit_bias
 from hf_clip_domain.similarity import build_similarity, wants_normalised
 from hf_clip_domain.training import checkpoints
 from hf_clip_domain.training.callbacks import ClampLogitScale, TemperatureSchedule
+from hf_clip_domain.training.callbacks.monitor import attach_monitor
 from hf_clip_domain.training.callbacks.temperature import temperature_callback
 from hf_clip_domain.training.data_order import EpochCallback, EpochSampler
 from hf_clip_domain.training.loss_module import attach_loss, load_loss, save_loss, without_loss
 from hf_clip_domain.training.micro_batching import install_embedding_forward
+from hf_clip_domain.training.news import RunNews
 from hf_clip_domain.types import Evaluator
 
 logger = logging.get_logger(__name__)
@@ -39,6 +42,7 @@ class ClipTrainer(Trainer):
         loss: a loss module (see `hf_clip_domain.types.Loss`); `None` builds `args.loss` with `args.loss_settings`.
         evaluators: called at every evaluation; what they return is logged as `eval_...` and can be
             `metric_for_best_model`. Without any, evaluation reports the loss of `eval_dataset`.
+        news: tells how the run goes; to be given where the run is more than `train()`, as the command's is.
 
     Batches are dictionaries of `pixel_values` (n, 3, h, w), `input_ids` (n, t), `attention_mask` (n, t) and
     optionally `targets`: `(n,)` integer ids, where rows of equal id are positives of one another, or a mapping of
@@ -56,6 +60,7 @@ class ClipTrainer(Trainer):
         *,
         loss: nn.Module | None = None,
         evaluators: Sequence[Evaluator] = (),
+        news: RunNews | None = None,
         **kwargs,
     ):
         self.evaluators = list(evaluators)
@@ -70,6 +75,9 @@ class ClipTrainer(Trainer):
         self.prepare_model(loss if loss is not None else build_loss(args.loss, **(args.loss_settings or {})))
         if self.args.early_stopping_patience is not None:
             self.add_callback(EarlyStoppingCallback(self.args.early_stopping_patience))
+        self.monitor = attach_monitor(self) if args.monitor else None
+        self.news = news or RunNews(args)
+        self.add_callback(self.news)
 
     def use_loss(self, loss: nn.Module) -> None:
         """Train with `loss`; its own parameters, if any, train with the model and are kept in its checkpoints."""
@@ -112,6 +120,20 @@ class ClipTrainer(Trainer):
 
     # One step
 
+    def get_batch_samples(self, *args, **kwargs):
+        if self.monitor:
+            self.monitor.stopwatch.switch("data")
+        batches, items = super().get_batch_samples(*args, **kwargs)
+        if self.monitor:
+            self.monitor.count(batches)
+        return batches, items
+
+    @contextmanager
+    def compute_loss_context_manager(self):
+        with self.monitor.stopwatch.forward() if self.monitor else nullcontext():
+            with super().compute_loss_context_manager():
+                yield
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         inputs = dict(inputs)
         targets = inputs.pop("targets", None)
@@ -145,7 +167,7 @@ class ClipTrainer(Trainer):
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
         if "loss" in logs:  # a training log: join the parts collected since the last one
             parts = {name: torch.stack(values).mean().item() for name, values in self._loss_parts.items()}
-            logs = {**logs, **parts}
+            logs = {**logs, **parts, **(self.monitor.measure(self.model) if self.monitor else {})}
             self._loss_parts.clear()
         super().log(logs, *args, **kwargs)
 
@@ -224,7 +246,8 @@ class ClipTrainer(Trainer):
         if chosen is not None:
             logger.warning(f"Resuming from {chosen}.")
         self._loss_parts.clear()
-        return super().train(resume_from_checkpoint=None if chosen is None else str(chosen), **kwargs)
+        with self.news:
+            return super().train(resume_from_checkpoint=None if chosen is None else str(chosen), **kwargs)
 
     def _save_checkpoint(self, model, trial):
         run_dir = Path(self._get_output_dir(trial=trial))
