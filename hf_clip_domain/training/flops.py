@@ -45,7 +45,7 @@ def flops_per_pair(model: nn.Module, inputs: dict[str, Any], image_sizes: list[i
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             embeddings = model(**row, micro_batch_size=None)
             total = embeddings["image_embeds"].float().sum() + embeddings["text_embeds"].float().sum()
-            if total.requires_grad:
+            if trained and total.requires_grad:
                 torch.autograd.grad(total, trained, allow_unused=True)
     finally:
         for module, mode in modes.items():
