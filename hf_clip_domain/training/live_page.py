@@ -12,31 +12,28 @@ from hf_clip_domain.training.charts import Curve, line_chart
 REFRESH = 10  # seconds after which a browser reads the page of a running run again
 EVENTS = 100  # shown; the latest ones
 
-_STYLE = (
-    """
-:root{color-scheme:light dark;--ink:#1f2933;--soft:#5b6770;--back:#f6f7f9;--card:#fff;
---c0:#2563a8;--c1:#c0392f;--c2:#1a8a50;--c3:#a8660a}
+_STYLE = """
+:root{color-scheme:light dark;--ink:#1f2933;--soft:#5b6770;--back:#f6f7f9;--card:#fff}
+:root{--c0:#2563a8;--c1:#c0392f;--c2:#1a8a50;--c3:#a8660a}
 @media(prefers-color-scheme:dark){:root{--ink:#e8ecef;--soft:#a0abb4;--back:#14181c;--card:#1e242a;
 --c0:#6ab0f3;--c1:#ff8a80;--c2:#63d297;--c3:#f0b450}}
 *{box-sizing:border-box}body{margin:0 auto;max-width:1360px;padding:1rem;background:var(--back);color:var(--ink);
 font:16px/1.4 system-ui,sans-serif;overflow-wrap:anywhere}
-h1{font-size:1.3rem;margin:0 0 .3rem}h2{font-size:1rem}p{margin:.3rem 0}.soft,li{color:var(--soft)}
+h1{font-size:1.3rem;margin:0 0 .3rem}h2{font-size:1rem}p{margin:.3rem 0}.soft,li,dt{color:var(--soft)}
 .state{display:inline-block;padding:.1rem .6rem;border-radius:1rem;border:2px solid var(--c0);font-weight:600}
 .finished{border-color:var(--c2)}.failed{border-color:var(--c1)}progress{width:100%;height:.8rem}
 dl{display:grid;grid-template-columns:repeat(auto-fit,minmax(9rem,1fr));gap:.6rem}
 dl div,figure,section{background:var(--card);border-radius:.5rem;padding:.6rem .8rem}
-dt{color:var(--soft);font-size:.85rem}dd{margin:0;font-size:1.2rem}b{color:var(--ink)}
+dt{font-size:.85rem}dd{margin:0;font-size:1.2rem}b{color:var(--ink)}
 main{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,26rem),1fr));gap:.8rem}
-figure{margin:0}figcaption{font-weight:600}figure ul{list-style:none;margin:.2rem 0;padding:0;display:flex;
-flex-wrap:wrap;gap:.1rem 1rem;font-size:.85rem}figure li::before{content:"";display:inline-block;width:.8em;
-height:.25em;margin:0 .35em .25em 0;background:var(--c)}svg{display:block;width:100%;height:auto}
-svg line{stroke:var(--grid)}svg text{fill:var(--soft);font-size:12px}
-polyline{fill:none;stroke:var(--c);stroke-width:2;stroke-linejoin:round}circle{fill:var(--c)}
-section{margin-top:.8rem}table{border-collapse:collapse}td,th{text-align:left;padding:.15rem .8rem .15rem 0;
-vertical-align:top}
+figure{margin:0}figcaption{font-weight:600}
+ul{list-style:none;margin:.2rem 0;padding:0;display:flex;flex-wrap:wrap;gap:.1rem 1rem;font-size:.85rem}
+li::before{content:"";display:inline-block;width:.8em;height:.25em;margin:0 .35em .25em 0;background:var(--c)}
+svg{display:block;width:100%;height:auto;color:var(--soft)}polyline,circle{color:var(--c)}
+section{margin-top:.8rem}table{border-collapse:collapse}td,th{text-align:left;vertical-align:top}
+tr>:first-child{white-space:nowrap;padding-right:.8rem}
+.c0{--c:var(--c0)}.c1{--c:var(--c1)}.c2{--c:var(--c2)}.c3{--c:var(--c3)}
 """.strip()
-    + "".join(f".c{number}{{--c:var(--c{number})}}" for number in range(6))
-)
 
 
 def _percent(value: float) -> str:

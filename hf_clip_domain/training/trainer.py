@@ -75,7 +75,7 @@ class ClipTrainer(Trainer):
         self.prepare_model(loss if loss is not None else build_loss(args.loss, **(args.loss_settings or {})))
         if self.args.early_stopping_patience is not None:
             self.add_callback(EarlyStoppingCallback(self.args.early_stopping_patience))
-        self.monitor = attach_monitor(self) if args.monitor else None
+        self.monitor = attach_monitor(self, lambda: self.args.micro_batch_size) if args.monitor else None
         self.news = news or RunNews(args)
         self.add_callback(self.news)
 

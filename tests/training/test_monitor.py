@@ -10,7 +10,7 @@ from transformers import ProgressCallback, TrainerCallback
 
 from hf_clip_domain.arguments import ClipTrainingArguments
 from hf_clip_domain.training import ClipTrainer, timing
-from hf_clip_domain.training.callbacks.monitor import KEYS, MonitoredProgress
+from hf_clip_domain.training.callbacks.monitor import KEYS, MonitoredProgress, RunMonitor
 from hf_clip_domain.training.flops import flops_per_pair, peak_flops
 from hf_clip_domain.training.micro_batching import install_embedding_forward
 from hf_clip_domain.training.timing import PHASES, Stopwatch
@@ -240,6 +240,19 @@ def test_a_model_that_cannot_be_counted_is_trained_all_the_same(tmp_path, clip, 
     trainer = ClipTrainer(clip(), arguments(tmp_path, max_steps=2, logging_steps=1), train_dataset=pairs(16))
     trainer.train()
     assert all(entry["pairs_per_second"] > 0 and "flops/share_of_peak" not in entry for entry in measured(trainer))
+
+
+def test_batches_without_all_their_pictures_are_timed_and_not_counted(clip, batch):
+    monitor = RunMonitor(CPU, processes=2, precision=torch.float32, micro_batch=lambda: None)
+    monitor.on_train_begin(None, None, None)
+    monitor.stopwatch.switch("data")
+    monitor.count([{**batch(8), "pixel_values": torch.zeros(3, 3, 16, 16)}, {"input_ids": torch.zeros(8, 12)}])
+    monitor.stopwatch.switch(None)
+    entry = monitor.measure(clip())
+    assert entry.keys() == KEYS - {"flops/achieved_tflops", "flops/share_of_peak"}
+    assert entry["pairs_per_second"] > 0 and entry["micro_batch_size"] == 8
+    assert monitor.measure(clip()) == {}  # no step since
+    monitor.on_train_end(None, None, None)
 
 
 def test_siglip_is_measured_too(tmp_path, siglip, pairs):

@@ -95,10 +95,13 @@ class RunMonitor(TrainerCallback):
     def count(self, batches: Sequence[dict[str, Any]]) -> None:
         """Take note of the batches of the coming step."""
         for batch in batches:
-            self._batch = len(batch["pixel_values"])
-            shapes = tuple(batch[key].shape[1:] for key in ("pixel_values", "input_ids") if key in batch)
+            self._batch = len(batch["input_ids"])
+            shapes = tuple(batch[key].shape for key in ("pixel_values", "input_ids") if key in batch)
             self._rows[shapes] += self._batch
-            if shapes not in self._flops and shapes not in self._examples:
+            whole = "pixel_values" in batch and len(batch["pixel_values"]) == self._batch
+            if not whole:  # pictures whose features are known already: what a pair costs is not told by its shape
+                self._flops[shapes] = None
+            elif shapes not in self._flops and shapes not in self._examples:
                 self._examples[shapes] = {
                     key: rows[:1].clone()  # a view would keep the whole batch
                     for key, rows in batch.items()
@@ -120,23 +123,25 @@ class RunMonitor(TrainerCallback):
             ROOM: memory.room(self.device) / mib,
             MICRO_BATCH: min(self.micro_batch() or self._batch, self._batch),
         }
-        self._count_flops(model)
-        if all(self._flops[shapes] for shapes in rows):
-            achieved = sum(count * self._flops[shapes] for shapes, count in rows.items()) / whole
-            peak = peak_flops(self.device, self.precision)
-            measured |= {ACHIEVED: achieved / 1e12} | ({UTILISATION: achieved / peak} if peak else {})
+        try:
+            measured |= self._flops_in(whole, model)
+        except Exception as error:  # of whatever kind, out of memory too: no figure is worth a run
+            self._flops |= dict.fromkeys(self._examples)
+            logger.warning_once(f"FLOPs are not counted: {type(error).__name__}: {error}")
+        self._examples.clear()
         self._rows = Counter()
         self._watch_peak()
         return measured
 
-    def _count_flops(self, model: nn.Module) -> None:
+    def _flops_in(self, seconds: float, model: nn.Module) -> dict[str, float]:
+        """Achieved FLOP/s; nothing if there is a batch whose FLOPs are not known."""
         for shapes, example in self._examples.items():
-            try:
-                self._flops[shapes] = flops_per_pair(model, example, self.image_sizes)
-            except Exception as error:  # of whatever kind: no figure is worth a run
-                self._flops[shapes] = None
-                logger.warning_once(f"FLOPs are not counted: {type(error).__name__}: {error}")
-        self._examples.clear()
+            self._flops[shapes] = flops_per_pair(model, example, self.image_sizes)
+        if not all(self._flops[shapes] for shapes in self._rows):
+            return {}
+        achieved = sum(count * self._flops[shapes] for shapes, count in self._rows.items()) / seconds
+        peak = peak_flops(self.device, self.precision)
+        return {ACHIEVED: achieved / 1e12} | ({UTILISATION: achieved / peak} if peak else {})
 
 
 class MonitoredProgress(ProgressCallback):
@@ -152,14 +157,14 @@ class MonitoredProgress(ProgressCallback):
             self.training_bar.set_postfix(shown, refresh=False)
 
 
-def attach_monitor(trainer: Any) -> RunMonitor:
+def attach_monitor(trainer: Any, micro_batch: Callable[[], int | None]) -> RunMonitor:
     """A monitor for the run of `trainer`, which is to call `count` and `measure`; the progress bar shows it."""
     mixed = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(trainer.accelerator.mixed_precision)
     monitor = RunMonitor(
         trainer.args.device,
         processes=trainer.args.world_size,
         precision=mixed or next(trainer.model.parameters()).dtype,
-        micro_batch=lambda: trainer.args.micro_batch_size,
+        micro_batch=micro_batch,
         image_sizes=trainer.args.image_sizes,
     )
     trainer.add_callback(monitor)
