@@ -77,6 +77,9 @@ class RunMonitor(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         self.stopwatch.switch(None)
 
+    def on_epoch_end(self, args, state, control, **kwargs):
+        self.stopwatch.switch(None)  # also where the data ended before the step that was begun
+
     def on_train_end(self, args, state, control, **kwargs):
         self._end_peak()
 
