@@ -53,7 +53,7 @@ def measure(size: int, micro: int, kept: int, batch: int, precision: str, checkp
         }
         prediction = trainer._fit_memory(inputs)
         plan = MicroBatches(micro if micro < batch else None, kept)
-        trainer.replay.plan = plan
+        trainer.steps.replay.plan = plan
         memory.give_blocks_back()
         with memory.Peak(torch.device("cpu")) as peak:
             trainer.training_step(model, inputs)

@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "hf_clip_domain"
 # From the ground up; rooms of one level do not import each other unless listed in NEIGHBOURS.
 LEVELS = [
-    {"errors", "types", "similarity", "_optional", "memory", "device", "mps_settings"},
+    {"errors", "types", "similarity", "_optional", "memory", "device", "mps_settings", "notification"},
     {"domains", "data", "models", "losses"},
     {"embedder", "arguments"},
     {"training", "evaluation"},
@@ -23,6 +23,7 @@ NEIGHBOURS = {
     ("_optional", "errors"),
     ("types", "errors"),
     ("device", "errors"),
+    ("notification", "errors"),
 }
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.stem != "__init__")

@@ -62,6 +62,7 @@ class RunOptions:
         settings.pop("resume_from_checkpoint", None)
         for said_by_precision in ("bf16", "fp16"):
             settings.pop(said_by_precision, None)
+        settings.pop("notify", None)  # often a secret
         if self.smoke:
             settings["smoke"] = True
         command = "# accelerate launch recipes/finetune.py --config run.yaml\n"
@@ -157,6 +158,7 @@ def _domain_defaults(domain: Domain, chosen: dict[str, Any]) -> dict[str, Any]:
         # Settings belong to the loss they were written for.
         "loss_settings": dict(domain.loss_settings) if chosen.get("loss", domain.loss) == domain.loss else None,
         "precision": "auto",
+        "live_page": True,
         "dataloader_pin_memory": torch.cuda.is_available(),
         "dataloader_num_workers": min(4, (os.cpu_count() or 1) // 2),
         **(_EVERY_FIFTH if chosen.get("streaming") else _EVERY_EPOCH),

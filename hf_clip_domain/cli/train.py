@@ -9,7 +9,7 @@ from pathlib import Path
 from transformers import set_seed
 
 from hf_clip_domain.cli.assembly import build_trainer, load_parts, similarity_of
-from hf_clip_domain.cli.options import parse_options
+from hf_clip_domain.cli.options import RunOptions, parse_options
 from hf_clip_domain.cli.tune import tune, use_tuned_loss
 from hf_clip_domain.embedder import ClipEmbedder, similarity_beside
 from hf_clip_domain.evaluation import EvaluationReport, RetrievalEvaluator
@@ -19,6 +19,7 @@ from hf_clip_domain.models.adapters import is_adapted, save_adapted
 from hf_clip_domain.sharing.run_folder import write_run_folder
 from hf_clip_domain.training.canary import check_before_training
 from hf_clip_domain.training.loss_module import without_loss
+from hf_clip_domain.training.news import RunNews
 from hf_clip_domain.training.optimizers import check_optimizer
 
 
@@ -29,6 +30,11 @@ def run(argv: list[str]) -> int:
         ClipDomainError: input that cannot be used, in one sentence.
     """
     options = parse_options(argv)
+    with RunNews(options.training) as news:
+        return _run(options, news)
+
+
+def _run(options: RunOptions, news: RunNews) -> int:
     training, domain = options.training, options.domain
     say = print if training.process_index == 0 else _silent
     output_dir = Path(training.output_dir)
@@ -46,7 +52,7 @@ def run(argv: list[str]) -> int:
     score = partial(score, batch_size=training.per_device_eval_batch_size)
     base_similarity = similarity_beside(options.model.model_name_or_path, model)
     before = score(pairs["test"], similarity=base_similarity)(model)
-    trainer = build_trainer(model, processor, pairs, options, loss)
+    trainer = build_trainer(model, processor, pairs, options, loss, news=news)
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
     model = trainer.accelerator.unwrap_model(trainer.model)
     adapted, form = is_adapted(model), options.adaptation.save_adapter

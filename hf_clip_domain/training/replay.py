@@ -14,14 +14,11 @@ from typing import TypeVar
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import nn
-from transformers.utils import logging
 
 from hf_clip_domain import memory
 from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.training.agreement import PeerFailed, RollCall
 from hf_clip_domain.training.micro_batching import MicroBatches
-
-logger = logging.get_logger(__name__)
 
 Result = TypeVar("Result")
 _SIGNS = (
@@ -57,26 +54,19 @@ class StepReplay:
     Attributes:
         plan: the micro-batches of the next step; a shortage halves it for good.
         shortages: how often memory ran out.
-        events: what happened to the plan, `(step, sentence)` each.
+        tell: called with a kind (`"out_of_memory"`, or `None`) and a sentence when the plan changes.
     """
 
-    def __init__(self, plan: MicroBatches) -> None:
-        self.plan = plan
+    def __init__(self, plan: MicroBatches, tell: Callable[[str | None, str], None]) -> None:
+        self.plan, self.tell = plan, tell
         self.shortages = 0
-        self.events: list[tuple[int, str]] = []
 
-    def tell(self, number: int, sentence: str) -> None:
-        """Record an event of step `number`."""
-        self.events.append((number, sentence))
-        logger.warning(f"Step {number}: {sentence}")
-
-    def run(self, step: Callable[[], Result], *, model: nn.Module, rows: int, number: int, call: RollCall) -> Result:
+    def run(self, step: Callable[[], Result], *, model: nn.Module, rows: int, call: RollCall) -> Result:
         """`step()`, again with a smaller `plan` as often as it takes.
 
         Args:
             model: whose gradients the step adds to.
             rows: of the contrastive batch.
-            number: of the step, for the log.
             call: by which the processes agree; it has the last word after a step.
 
         Raises:
@@ -100,7 +90,7 @@ class StepReplay:
             free_memory()
             self.shortages += 1
             self.tell(
-                number,
+                "out_of_memory",
                 f"out of memory ({reason}): run again with a micro-batch of {self.plan.size} instead of "
                 f"{before.size or rows}; the contrastive batch stays at {rows}.",
             )

@@ -6,15 +6,12 @@ from collections.abc import Callable
 
 import torch
 from transformers import TrainerCallback
-from transformers.utils import logging
 
 from hf_clip_domain import memory
 from hf_clip_domain.training.agreement import RollCall
 from hf_clip_domain.training.memory_model import MOST_PROBED, MemoryModel
 from hf_clip_domain.training.micro_batching import MicroBatches
 from hf_clip_domain.training.replay import StepReplay
-
-logger = logging.get_logger(__name__)
 
 _MARGIN = 0.1  # share of the room that is left free, for what the memory model cannot see
 _TIGHT = 0.5  # share of the room above which free blocks are given back, at the price of some time
@@ -80,13 +77,13 @@ class MicroBatchSizing(TrainerCallback):
         chosen = plan if fits and not grows else best
         chosen = chosen.at_most(self.call.smallest(chosen.rows_held(rows)), rows)
         if chosen != plan or not self._started:
-            self._tell(chosen, rows, model, number)
+            self._tell(chosen, rows, model)
         self.replay.plan, self._started = chosen, True
 
-    def _tell(self, plan: MicroBatches, rows: int, model: MemoryModel, number: int) -> None:
+    def _tell(self, plan: MicroBatches, rows: int, model: MemoryModel) -> None:
         twice = rows - plan.rows_held(rows)
         sentence = (
             f"micro-batches of {plan.size or rows}, {twice} of {rows} rows embedded twice "
             f"({model.need(plan, rows) / memory.MIB:,.0f} MiB predicted, {self.room / memory.MIB:,.0f} MiB to use)."
         )
-        self.replay.tell(number, sentence)
+        self.replay.tell(None, sentence)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer
 from transformers.trainer_utils import EvalLoopOutput, rotate_checkpoints
 from transformers.utils import logging
@@ -21,20 +20,20 @@ from hf_clip_domain.losses.gather import gather_rows, gather_targets
 from hf_clip_domain.models.dual_encoder import embedding_width, find_logit_bias
 from hf_clip_domain.similarity import build_similarity, wants_normalised
 from hf_clip_domain.training import checkpoints
-from hf_clip_domain.training.agreement import GradientAverage, RollCall
 from hf_clip_domain.training.callbacks import ClampLogitScale, TemperatureSchedule, WeightAverage
+from hf_clip_domain.training.callbacks.monitor import attach_monitor
 from hf_clip_domain.training.callbacks.temperature import temperature_callback
 from hf_clip_domain.training.data_order import EpochCallback, EpochSampler
 from hf_clip_domain.training.feature_cache import FeatureCache
 from hf_clip_domain.training.loss_module import attach_loss, load_loss, save_loss, without_loss
 from hf_clip_domain.training.memory_model import MemoryModel
-from hf_clip_domain.training.micro_batching import MicroBatches, install_embedding_forward
+from hf_clip_domain.training.micro_batching import install_embedding_forward
+from hf_clip_domain.training.news import RunNews
 from hf_clip_domain.training.optimizer_step import install_step_replay, state_to_come
 from hf_clip_domain.training.optimizers import naming_missing_packages
 from hf_clip_domain.training.parameter_groups import decay_by_depth
 from hf_clip_domain.training.probing import probe
-from hf_clip_domain.training.replay import StepReplay
-from hf_clip_domain.training.sizing import MicroBatchSizing
+from hf_clip_domain.training.steps import FittingSteps
 from hf_clip_domain.types import Evaluator
 
 logger = logging.get_logger(__name__)
@@ -52,6 +51,7 @@ class ClipTrainer(Trainer):
         loss: a loss module (see `hf_clip_domain.types.Loss`); `None` builds `args.loss` with `args.loss_settings`.
         evaluators: called at every evaluation; what they return is logged as `eval_...` and can be
             `metric_for_best_model`. Without any, evaluation reports the loss of `eval_dataset`.
+        news: tells how the run goes; to be given where the run is more than `train()`, as the command's is.
 
     Batches are dictionaries of `pixel_values` (n, 3, h, w), `input_ids` (n, t), `attention_mask` (n, t) and
     optionally `targets`: `(n,)` integer ids, where rows of equal id are positives of one another, or a mapping of
@@ -69,20 +69,16 @@ class ClipTrainer(Trainer):
         *,
         loss: nn.Module | None = None,
         evaluators: Sequence[Evaluator] = (),
+        news: RunNews | None = None,
         **kwargs,
     ):
         self.evaluators = list(evaluators)
         self._loss_parts: dict[str, list[torch.Tensor]] = {}
         self._similarity_gap: torch.Tensor | None = None
-        automatic = args.micro_batch_size == "auto"
-        self.replay = StepReplay(MicroBatches(None if automatic else args.micro_batch_size))
         super().__init__(model=model, args=args, **kwargs)
-        self.roll_call = RollCall(self.args.device)
-        self.sizing: MicroBatchSizing | None = None
-        if automatic:
-            left = lambda: state_to_come(self.optimizer)  # noqa: E731
-            self.sizing = MicroBatchSizing(self.replay, self._fit_memory, left, self.args.device, self.roll_call)
-            self.add_callback(self.sizing)
+        self.steps = FittingSteps(args, self._fit_memory, lambda: state_to_come(self.optimizer), self._tell)
+        if self.steps.sizing is not None:
+            self.add_callback(self.steps.sizing)
         if self.args.n_gpu > 1:
             raise ClipDomainError(
                 f"{self.args.n_gpu} GPUs are visible to one process. Start one process a GPU with "
@@ -98,6 +94,9 @@ class ClipTrainer(Trainer):
             self.add_callback(self.feature_cache)
         if self.args.early_stopping_patience is not None:
             self.add_callback(EarlyStoppingCallback(self.args.early_stopping_patience))
+        self.monitor = attach_monitor(self, lambda: self.steps.replay.plan.size) if args.monitor else None
+        self.news = news or RunNews(args)
+        self.add_callback(self.news)
 
     def use_loss(self, loss: nn.Module) -> None:
         """Train with `loss`; its own parameters, if any, train with the model and are kept in its checkpoints."""
@@ -138,38 +137,28 @@ class ClipTrainer(Trainer):
                 parameters = [parameter for parameter in loss.parameters() if parameter.requires_grad]
                 group = {"params": parameters, "lr": self.args.loss_learning_rate, "weight_decay": 0.0}
                 self.optimizer.add_param_group(group)
-            install_step_replay(self.optimizer, lambda what: self.replay.tell(self.state.global_step + 1, what))
+            install_step_replay(self.optimizer, functools.partial(self._tell, "out_of_memory"))
         return self.optimizer
 
     # One step
 
     def training_step(self, model, inputs, num_items_in_batch=None):
-        processes = self.args.world_size > 1
-        if processes and not isinstance(
-            model, DistributedDataParallel
-        ):  # of sharded weights no step can be left half-way
-            return super().training_step(model, inputs, num_items_in_batch)
-        inputs, number = self._prepare_inputs(inputs), self.state.global_step + 1
-        rows = len(inputs["input_ids"] if "input_ids" in inputs else next(iter(inputs.values())))
-        run = functools.partial(self.replay.run, model=model, rows=rows, number=number, call=self.roll_call)
+        inputs, fill = self._prepare_inputs(inputs), None
         if "pictures" in inputs:
-            bare, pictures = self.accelerator.unwrap_model(self.model), inputs
-            inputs = run(lambda: self.feature_cache.fill(bare, pictures, self.replay.plan.size))
-        if self.sizing is not None:
-            self.sizing.choose(inputs, number)
+            fill = functools.partial(self.feature_cache.fill, self.accelerator.unwrap_model(self.model))
         kept = {name: len(values) for name, values in self._loss_parts.items()}
 
-        def step():
+        def step(inputs):
             for name, values in self._loss_parts.items():  # of a first try that did not fit
                 del values[kept.get(name, 0) :]
-            with self.roll_call.before_collectives(), model.no_sync() if processes else nullcontext():
-                loss = super(ClipTrainer, self).training_step(model, inputs, num_items_in_batch)
-            return loss, GradientAverage(model) if processes and self.accelerator.sync_gradients else None
+            return super(ClipTrainer, self).training_step(model, inputs, num_items_in_batch)
 
-        loss, average = run(step)
-        if average is not None:
-            average()
-        return loss
+        average, number = self.accelerator.sync_gradients, self.state.global_step + 1
+        return self.steps.run(model, inputs, step, fill=fill, number=number, average=average)
+
+    def _tell(self, kind: str | None, sentence: str) -> None:
+        logger.warning(f"Step {self.state.global_step + 1}: {sentence}")
+        self.news.tell(kind, sentence)
 
     def _fit_memory(self, inputs: dict) -> MemoryModel:
         model = self.accelerator.unwrap_model(self.model)
@@ -179,10 +168,24 @@ class ClipTrainer(Trainer):
     def _views(self, model: nn.Module) -> dict[str, list[int]]:
         return {"image_sizes": self.args.image_sizes} if self.args.image_sizes and model.training else {}
 
+    def get_batch_samples(self, *args, **kwargs):
+        if self.monitor:
+            self.monitor.stopwatch.switch("data")
+        batches, items = super().get_batch_samples(*args, **kwargs)
+        if self.monitor:
+            self.monitor.count(batches)
+        return batches, items
+
+    @contextmanager
+    def compute_loss_context_manager(self):
+        with self.monitor.stopwatch.forward() if self.monitor else nullcontext():
+            with super().compute_loss_context_manager():
+                yield
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         inputs = dict(inputs)
         targets = inputs.pop("targets", None)
-        plan = self.replay.plan
+        plan = self.steps.replay.plan
         embeddings = model(**inputs, micro_batch_size=plan.size, kept=plan.kept, **self._views(self.model))
         options = {}
         if getattr(self.loss, "shares_work", False):
@@ -212,9 +215,7 @@ class ClipTrainer(Trainer):
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
         if "loss" in logs:  # a training log: join the parts collected since the last one
             parts = {name: torch.stack(values).mean().item() for name, values in self._loss_parts.items() if values}
-            logs = {**logs, **parts}
-            if self.replay.plan.size is not None:
-                logs["micro_batch_size"] = self.replay.plan.size
+            logs = {**logs, **parts, **(self.monitor.measure(self.model) if self.monitor else {})}
             self._loss_parts.clear()
         super().log(logs, *args, **kwargs)
 
@@ -301,7 +302,8 @@ class ClipTrainer(Trainer):
         if chosen is not None:
             logger.warning(f"Resuming from {chosen}.")
         self._loss_parts.clear()
-        return super().train(resume_from_checkpoint=None if chosen is None else str(chosen), **kwargs)
+        with self.news:
+            return super().train(resume_from_checkpoint=None if chosen is None else str(chosen), **kwargs)
 
     def _save_checkpoint(self, model, trial):
         run_dir = Path(self._get_output_dir(trial=trial))

@@ -180,6 +180,9 @@ def _trial_arguments(args: ClipTrainingArguments, folder: Path) -> ClipTrainingA
         "max_steps": -1,
         "eval_strategy": "steps",
         "eval_steps": 1 / 3,
+        "monitor": False,
+        "live_page": False,
+        "notify": None,
     }
     changes |= {"save_strategy": "no", "load_best_model_at_end": False, "output_dir": str(folder / "trials")}
     for name, value in {**changes, "logging_strategy": "no", "report_to": [], "resume_from_checkpoint": None}.items():

@@ -31,6 +31,7 @@ FILES = {
     "retrieval_sample.png",
     "run.yaml",
     "domain.yaml",
+    "run.html",
 }
 QUICK = ["--max_steps", "6", "--per_device_train_batch_size", "8", "--save_steps", "2", "--eval_steps", "2"]
 QUICK += [

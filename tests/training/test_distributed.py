@@ -65,7 +65,7 @@ PROGRAM = textwrap.dedent(
         draws = random.Random(0)
 
         def perhaps_fail(*_):
-            if draws.random() < 0.1 and trainer.replay.plan.size != 1:
+            if draws.random() < 0.1 and trainer.steps.replay.plan.size != 1:
                 global shortages
                 shortages += 1
                 raise torch.OutOfMemoryError("CUDA out of memory.")
@@ -79,7 +79,7 @@ PROGRAM = textwrap.dedent(
     if kind == "shortage":
         class Grow(TrainerCallback):
             def on_step_begin(self, *_, **__):
-                trainer.replay.plan = MicroBatches(None)
+                trainer.steps.replay.plan = MicroBatches(None)
 
         trainer.add_callback(Grow())
     resume = len(sys.argv) > 6
@@ -90,7 +90,7 @@ PROGRAM = textwrap.dedent(
                if "loss" in name or "gap" in name or "weight" in name}
         torch.save({**trainer.model.state_dict(), **{f"log/{name}": values for name, values in log.items()}},
                    folder + "/final.pt")
-        print("processes:", trainer.args.world_size, "replays:", trainer.replay.shortages)
+        print("processes:", trainer.args.world_size, "replays:", trainer.steps.replay.shortages)
     if trainer.args.world_size > 1:  # as the command does: who ends first would take the other down
         trainer.accelerator.wait_for_everyone()
         trainer.accelerator.end_training()

@@ -35,7 +35,7 @@ class Shortage:
         text.register_forward_hook(lambda *_: self.perhaps_fail("forward"))
 
     def perhaps_fail(self, where):
-        if self.draws.random() < self.share and self.trainer.replay.plan != MicroBatches(1):
+        if self.draws.random() < self.share and self.trainer.steps.replay.plan != MicroBatches(1):
             self.failures.append(where)
             raise RuntimeError(OUT_OF_MEMORY)
 
@@ -61,7 +61,7 @@ def grow_again(trainer):
 
     class Grow(TrainerCallback):
         def on_step_begin(self, *_, **__):
-            trainer.replay.plan = MicroBatches(None)
+            trainer.steps.replay.plan = MicroBatches(None)
 
     trainer.add_callback(Grow())
 
@@ -71,7 +71,7 @@ def test_shortages_at_random_places_of_200_steps_change_nothing(tmp_path, clip, 
     smooth, _ = train(tmp_path, clip(), pairs, max_steps=200, learning_rate=1e-4)
     rough, shortage = many_shortages(tmp_path, clip(), pairs, max_steps=200, learning_rate=1e-4)
     assert {"forward", "backward", "optimizer"} == set(shortage.failures) and len(shortage.failures) > 40
-    assert rough.replay.shortages == len([place for place in shortage.failures if place != "optimizer"])
+    assert rough.steps.replay.shortages == len([place for place in shortage.failures if place != "optimizer"])
     assert largest_difference(smooth, rough) < 1e-5
     assert [e["step"] for e in rough.state.log_history if "loss" in e] == list(range(1, 201))
     losses = ([e["loss"] for e in trainer.state.log_history if "loss" in e] for trainer in (rough, smooth))
@@ -169,7 +169,7 @@ def test_random_shortages_change_nothing(tmp_path, clip, pairs, accumulation):
     smooth, _ = train(tmp_path, clip(), pairs, gradient_accumulation_steps=accumulation)
     choices = {"share": 0.04, "seed": 1, "gradient_accumulation_steps": accumulation}
     rough, shortage = train(tmp_path, clip(), pairs, **choices)
-    assert shortage.failures and rough.replay.shortages == len(shortage.failures)
+    assert shortage.failures and rough.steps.replay.shortages == len(shortage.failures)
     assert largest_difference(smooth, rough) < 1e-5
     steps = [entry["step"] for entry in rough.state.log_history if "loss" in entry]
     assert steps == list(range(1, 13))
@@ -193,12 +193,12 @@ def test_the_same_size_again_is_bitwise_the_same_with_dropout(tmp_path, clip, ba
 
         def fail_once(*_):
             if failures.pop() if failures else False:
-                trainer.replay.plan = MicroBatches(8)  # halved to 4 again
+                trainer.steps.replay.plan = MicroBatches(8)  # halved to 4 again
                 raise RuntimeError(OUT_OF_MEMORY)
 
         model.text_model.encoder.layers[1].register_full_backward_hook(fail_once)
         trainer.training_step(model, batch(8))
-        assert trainer.replay.plan == MicroBatches(4) and trainer.replay.shortages == fail
+        assert trainer.steps.replay.plan == MicroBatches(4) and trainer.steps.replay.shortages == fail
         return [p.grad for p in model.parameters()]
 
     both = zip(gradient(False), gradient(True), strict=True)
@@ -212,7 +212,7 @@ def test_sizes_are_halved_down_to_one_row_and_then_it_is_an_error(tmp_path, clip
     sizes = []
 
     def refuse(module, arguments):
-        sizes.append(trainer.replay.plan.size)
+        sizes.append(trainer.steps.replay.plan.size)
         raise MemoryError
 
     model.vision_model.encoder.layers[0].register_forward_pre_hook(refuse)
@@ -286,7 +286,7 @@ PROGRAM = textwrap.dedent(
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     trainer.train()
     if kind != "plain":
-        print("micro-batch", trainer.replay.plan.size, "replays", trainer.replay.shortages)
+        print("micro-batch", trainer.steps.replay.plan.size, "replays", trainer.steps.replay.shortages)
     torch.save({name: p.detach() for name, p in model.named_parameters()}, folder + "/weights.pt")
     """
 )

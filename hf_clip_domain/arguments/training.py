@@ -1,4 +1,4 @@
-"""What a run is told: the model, the data, the training; each a dataclass, together one `--help`."""
+"""How the training goes: Hugging Face's own arguments, and what contrastive training needs besides."""
 
 from __future__ import annotations
 
@@ -11,155 +11,8 @@ import yaml
 from transformers import TrainingArguments
 
 from hf_clip_domain.errors import ClipDomainError
-from hf_clip_domain.models.adapters import RANK
-from hf_clip_domain.models.attention import check_slicing
-from hf_clip_domain.models.freezing import check_words
 from hf_clip_domain.models.precision import PRECISIONS, Precision, resolve_precision
-
-STARTER = "starter"
-
-
-@dataclass
-class ModelArguments:
-    """Which model to adapt."""
-
-    _argument_group_name = "model"
-
-    model_name_or_path: str | None = field(
-        default=None,
-        metadata={
-            "help": "Hub id, local folder, or 'starter' (the small model shipped with the package). Default: the "
-            "domain's base model with --dataset, 'starter' without."
-        },
-    )
-    model_revision: str | None = field(
-        default=None, metadata={"help": "Branch, tag or commit of the model on the Hub."}
-    )
-    max_text_length: int | None = field(
-        default=None,
-        metadata={
-            "help": "Longest caption in tokens. More than the model's own (77 for CLIP) stretches its position table, "
-            "keeping the first 20 positions (Long-CLIP); 248 is the usual choice."
-        },
-    )
-    attention_slicing: str = field(
-        default="auto",
-        metadata={
-            "help": "Compute attention in slices, with the same result, where its scores would take more than so many "
-            "MiB: a number, 'auto' (a quarter of what the device has left) or 'off'."
-        },
-    )
-
-    def __post_init__(self):
-        self.attention_slicing = check_slicing(self.attention_slicing, "--attention_slicing")
-
-
-@dataclass
-class DataArguments:
-    """Which pairs to learn from, and how to read them."""
-
-    _argument_group_name = "data"
-
-    domain: str = field(
-        default="general", metadata={"help": "medical, industrial, scientific, general, or the path of a YAML file."}
-    )
-    dataset: str | None = field(
-        default=None,
-        metadata={
-            "help": "CSV, TSV, JSON, JSONL, Parquet, a folder of pictures with captions, WebDataset shards, or a Hub "
-            "id. Default: the domain's embedded synthetic samples."
-        },
-    )
-    dataset_revision: str | None = field(
-        default=None, metadata={"help": "Branch, tag or commit of the dataset on the Hub."}
-    )
-    image_column: str | None = field(default=None, metadata={"help": "Column of the picture, when not found by name."})
-    text_column: str | None = field(
-        default=None, metadata={"help": "Column of the caption(s), when not found by name."}
-    )
-    label_column: str | None = field(default=None, metadata={"help": "Column of the class label, if any."})
-    group_column: str | None = field(
-        default=None, metadata={"help": "Column whose equal values (patient, document) never straddle two splits."}
-    )
-    streaming: bool = field(default=False, metadata={"help": "Read rows as they come; for data larger than memory."})
-    validation_fraction: float = field(
-        default=0.1,
-        metadata={"help": "Share of the data held out for choosing the best checkpoint, if no split is given."},
-    )
-    test_fraction: float = field(
-        default=0.1, metadata={"help": "Share of the data held out for the final scores, if no split is given."}
-    )
-    max_bad_fraction: float = field(
-        default=0.05, metadata={"help": "Stop when more than this share of the rows had to be set aside."}
-    )
-    captions: str = field(
-        default="truncate",
-        metadata={
-            "help": "Captions longer than the model reads: 'truncate' them, or learn from one random 'sentence' of the "
-            "caption an epoch.",
-            "choices": ["truncate", "sentence"],
-        },
-    )
-
-    def __post_init__(self):
-        for name in ("validation_fraction", "test_fraction", "max_bad_fraction"):
-            value = getattr(self, name)
-            if not 0 <= value < 1:
-                raise ClipDomainError(f"--{name} {value}: expected a share from 0 to below 1, such as 0.1.")
-
-
-@dataclass
-class AdaptationArguments:
-    """What of the model trains: everything, an adapter, or what is not frozen."""
-
-    _argument_group_name = "adaptation"
-
-    adapter: str = field(
-        default="none",
-        metadata={
-            "help": "Train a low-rank adapter in place of the weights (at most 3 percent of the parameters; extra 'lora').",
-            "choices": ["none", "lora", "dora"],
-        },
-    )
-    lora_rank: int = field(default=RANK, metadata={"help": "Rank of the adapter of each matrix."})
-    lora_alpha: float | None = field(
-        default=None, metadata={"help": "The adapter is scaled by lora_alpha / lora_rank. Default: twice the rank."}
-    )
-    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout of the adapters' inputs."})
-    lora_towers: str = field(
-        default="both", metadata={"help": "Which towers get adapters.", "choices": ["vision", "text", "both"]}
-    )
-    save_adapter: str = field(
-        default="merged",
-        metadata={
-            "help": "What the output folder holds: 'merged', a plain model; 'adapter', PEFT's small files, to be loaded "
-            "onto the base model; 'both', a plain model and PEFT's files in adapter/.",
-            "choices": ["merged", "adapter", "both"],
-        },
-    )
-    freeze: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "What keeps its weights, one or several of: vision, text (a tower), vision:K, text:K (embeddings and "
-            "the first K layers), all_but_projections, all_but_biases_and_norms. Default: nothing."
-        },
-    )
-
-    def __post_init__(self):
-        self.freeze = self.freeze.split() if isinstance(self.freeze, str) else self.freeze
-        check_words(self.freeze or ())
-        if self.lora_rank < 1:
-            raise ClipDomainError(f"--lora_rank {self.lora_rank}: expected 1 or more.")
-        if self.lora_alpha is not None and not self.lora_alpha > 0:
-            raise ClipDomainError(f"--lora_alpha {self.lora_alpha}: expected a number above 0.")
-        if not 0 <= self.lora_dropout < 1:
-            raise ClipDomainError(f"--lora_dropout {self.lora_dropout}: expected a share from 0 to below 1.")
-        if self.adapter != "none" and self.freeze:
-            raise ClipDomainError(
-                "--freeze with --adapter: an adapter freezes all else; --lora_towers says where it goes."
-            )
-        if self.adapter == "none" and self.save_adapter != "merged":
-            raise ClipDomainError(f"--save_adapter {self.save_adapter} needs an adapter: --adapter lora or dora.")
+from hf_clip_domain.notification import check_target
 
 
 @dataclass
@@ -273,6 +126,23 @@ class ClipTrainingArguments(TrainingArguments):
         metadata={"help": "Train on MPS although the check of its operators before the run has failed."},
     )
 
+    # Watching a run.
+    monitor: bool = field(
+        default=True,
+        metadata={"help": "Log speed, where the time goes, memory and the machine's use with every loss."},
+    )
+    live_page: bool = field(
+        default=False,
+        metadata={"help": "Keep run.html in the output folder: the run's curves, state and events, as it goes."},
+    )
+    notify: str | None = field(
+        default=None,
+        metadata={
+            "help": "Tell of start, better scores, end and failure: an http(s) address that is sent JSON, or 'command: "
+            "PROGRAM ARGUMENTS', which gets it on standard input. Kept out of every file of the run."
+        },
+    )
+
     # Changed defaults, same order as in TrainingArguments.
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "Rows embedded at once in evaluation."})
     logging_steps: float = field(default=10, metadata={"help": "Log every so many steps (below 1: share of the run)."})
@@ -335,6 +205,16 @@ class ClipTrainingArguments(TrainingArguments):
             )
         if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
             raise ClipDomainError(f"--early_stopping_patience {self.early_stopping_patience}: expected 1 or more.")
+        if self.notify is not None:
+            check_target(self.notify)
+
+    # A notification's address is often a secret: it is in nothing that is written, logged or uploaded.
+
+    def to_dict(self):
+        return super().to_dict() | {"notify": None}
+
+    def __getstate__(self):
+        return self.__dict__ | {"notify": None}
 
     def use_precision(self, choice: Precision) -> None:
         """Set Hugging Face's flags, and what the Trainer hands to accelerate, to the choice."""

@@ -1,0 +1,61 @@
+"""Which pairs are learned from, and how they are read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from hf_clip_domain.errors import ClipDomainError
+
+
+@dataclass
+class DataArguments:
+    """Which pairs to learn from, and how to read them."""
+
+    _argument_group_name = "data"
+
+    domain: str = field(
+        default="general", metadata={"help": "medical, industrial, scientific, general, or the path of a YAML file."}
+    )
+    dataset: str | None = field(
+        default=None,
+        metadata={
+            "help": "CSV, TSV, JSON, JSONL, Parquet, a folder of pictures with captions, WebDataset shards, or a Hub "
+            "id. Default: the domain's embedded synthetic samples."
+        },
+    )
+    dataset_revision: str | None = field(
+        default=None, metadata={"help": "Branch, tag or commit of the dataset on the Hub."}
+    )
+    image_column: str | None = field(default=None, metadata={"help": "Column of the picture, when not found by name."})
+    text_column: str | None = field(
+        default=None, metadata={"help": "Column of the caption(s), when not found by name."}
+    )
+    label_column: str | None = field(default=None, metadata={"help": "Column of the class label, if any."})
+    group_column: str | None = field(
+        default=None, metadata={"help": "Column whose equal values (patient, document) never straddle two splits."}
+    )
+    streaming: bool = field(default=False, metadata={"help": "Read rows as they come; for data larger than memory."})
+    validation_fraction: float = field(
+        default=0.1,
+        metadata={"help": "Share of the data held out for choosing the best checkpoint, if no split is given."},
+    )
+    test_fraction: float = field(
+        default=0.1, metadata={"help": "Share of the data held out for the final scores, if no split is given."}
+    )
+    max_bad_fraction: float = field(
+        default=0.05, metadata={"help": "Stop when more than this share of the rows had to be set aside."}
+    )
+    captions: str = field(
+        default="truncate",
+        metadata={
+            "help": "Captions longer than the model reads: 'truncate' them, or learn from one random 'sentence' of the "
+            "caption an epoch.",
+            "choices": ["truncate", "sentence"],
+        },
+    )
+
+    def __post_init__(self):
+        for name in ("validation_fraction", "test_fraction", "max_bad_fraction"):
+            value = getattr(self, name)
+            if not 0 <= value < 1:
+                raise ClipDomainError(f"--{name} {value}: expected a share from 0 to below 1, such as 0.1.")
