@@ -43,7 +43,13 @@ class Shortage:
 def train(folder, model, pairs, share=0.0, seed=0, **settings):
     settings = {"max_steps": 12, "learning_rate": 1e-3, "logging_steps": 1, "adam_epsilon": 1e-6, **settings}
     arguments = ClipTrainingArguments(
-        str(folder), per_device_train_batch_size=8, use_cpu=True, disable_tqdm=True, save_strategy="no", **settings
+        str(folder),
+        per_device_train_batch_size=8,
+        use_cpu=True,
+        disable_tqdm=True,
+        save_strategy="no",
+        monitor=False,
+        **settings,
     )
     trainer = ClipTrainer(model, arguments, train_dataset=pairs(24))
     shortage = Shortage(trainer, share, seed)
@@ -85,6 +91,7 @@ def many_shortages(folder, model, pairs, **settings):
         use_cpu=True,
         disable_tqdm=True,
         save_strategy="no",
+        monitor=False,  # whose counting of operations would draw shortages as well
         logging_steps=1,
         adam_epsilon=1e-6,
         **settings,
