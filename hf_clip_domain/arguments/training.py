@@ -144,6 +144,13 @@ class ClipTrainingArguments(TrainingArguments):
     )
 
     # Changed defaults, same order as in TrainingArguments.
+    per_device_train_batch_size: str = field(
+        default=8,
+        metadata={
+            "help": "The contrastive batch: pairs that a process contrasts at once, or 'auto' for one that suits the number "
+            "of pairs and the memory."
+        },
+    )
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "Rows embedded at once in evaluation."})
     logging_steps: float = field(default=10, metadata={"help": "Log every so many steps (below 1: share of the run)."})
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep."})
@@ -155,11 +162,15 @@ class ClipTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self):
+        batch = _rows("per_device_train_batch_size", self.per_device_train_batch_size)
+        # Until the number of pairs is known, a number of Hugging Face's kind must stand here.
+        self.choose_batch_size = batch == "auto"
+        self.per_device_train_batch_size = 8 if self.choose_batch_size else batch
         flags = {"bf16": self.bf16, "fp16": self.fp16}
         if self.precision is not None:  # taken up again below, when the device and the other processes are known
             self.bf16 = self.fp16 = False
         super().__post_init__()
-        self.micro_batch_size = _rows(self.micro_batch_size)
+        self.micro_batch_size = _rows("micro_batch_size", self.micro_batch_size)
         if self.precision is not None:
             launcher = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
             run = Path(self.output_dir)
@@ -223,11 +234,11 @@ class ClipTrainingArguments(TrainingArguments):
         self.mixed_precision = "no" if choice.name == "fp32" else choice.name
 
 
-def _rows(value: int | str | None) -> int | str | None:
+def _rows(name: str, value: int | str | None) -> int | str | None:
     if value is None or value == "auto":
         return value
     if not str(value).isdecimal() or int(value) < 1:
-        raise ClipDomainError(f"--micro_batch_size {value}: expected a positive number of rows, or auto.")
+        raise ClipDomainError(f"--{name} {value}: expected a positive number of rows, or auto.")
     return int(value)
 
 

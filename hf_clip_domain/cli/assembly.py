@@ -9,6 +9,7 @@ from datasets import Dataset, DatasetDict
 from torch import nn
 from transformers.utils import logging
 
+from hf_clip_domain import memory
 from hf_clip_domain.arguments import ClipTrainingArguments, DataArguments
 from hf_clip_domain.cli.options import RunOptions
 from hf_clip_domain.data.collator import PairCollator
@@ -30,6 +31,7 @@ from hf_clip_domain.models.loading import load_model
 from hf_clip_domain.models.positions import text_capacity
 from hf_clip_domain.models.precision import record_precision
 from hf_clip_domain.training import ClipTrainer
+from hf_clip_domain.training.batch_size import choose_batch_size
 
 logger = logging.get_logger(__name__)
 
@@ -166,6 +168,14 @@ def build_trainer(
         train_data = PairStream(pairs["train"], transform, options.domain, train=True, **choices)
     else:
         train_data = PairDataset(pairs["train"], transform, options.domain, train=True, **choices)
+    if training.choose_batch_size:
+        training.per_device_train_batch_size = choose_batch_size(
+            None if options.data.streaming else len(pairs["train"]),
+            processes=training.world_size,
+            image_size=transform.size,
+            room=memory.room(training.device),
+        )
+        logger.warning(f"The contrastive batch is {training.per_device_train_batch_size} pairs a process.")
     evaluators, validation = [], None
     if "validation" in pairs:
         evaluators = [

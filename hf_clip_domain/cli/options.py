@@ -157,6 +157,7 @@ def _domain_defaults(domain: Domain, chosen: dict[str, Any]) -> dict[str, Any]:
         "loss": domain.loss,
         # Settings belong to the loss they were written for.
         "loss_settings": dict(domain.loss_settings) if chosen.get("loss", domain.loss) == domain.loss else None,
+        "micro_batch_size": "auto",
         "precision": "auto",
         "live_page": True,
         "dataloader_pin_memory": torch.cuda.is_available(),

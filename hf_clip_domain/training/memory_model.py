@@ -1,9 +1,9 @@
-"""What a step will take in memory, predicted from two passes over a few rows.
+"""What a step will take in memory, predicted from four passes over a few rows.
 
 A pass (embedding and its backward) makes and frees the same tensors in the same order whatever the number of rows k,
-and each tensor's size is `a + b k`. Two passes of different k therefore tell, for every moment of the pass, how many
+and each tensor's size is `a + b k`. Passes of two different k therefore tell, for every moment of the pass, how many
 bytes are alive at any k; the peak is the largest of these straight lines. Tensors are counted as torch makes them, on
-any device; what kernels take for themselves is not seen, for which `MARGIN` is left.
+any device; what kernels take for themselves is not seen.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from hf_clip_domain.training.micro_batching import MicroBatches
 
-MARGIN = 0.1  # share of the room that predictions leave free
+Lines = tuple[tuple[float, float], ...]
 
 _FEWER, MOST_PROBED = 2, 4  # rows of the passes that are measured
 
@@ -67,13 +67,15 @@ class MemoryModel:
     """Bytes that forward and backward of a contrastive batch take, above what is taken when the step begins.
 
     Attributes:
-        lines: `(a, b)`: a pass over k rows takes the largest of `a + b k`, gradients aside.
+        first: `(a, b)`: a pass over k rows takes the largest of `a + b k`, the gradients that it makes included.
+        again: likewise of a pass that adds to gradients, these aside.
         held: bytes of activations that a row keeps between its forward and its backward pass.
         gradients: bytes of the gradients.
         loss: bytes that the loss takes, a row of the contrastive batch.
     """
 
-    lines: tuple[tuple[float, float], ...]
+    first: Lines
+    again: Lines
     held: float
     gradients: int
     loss: float
@@ -83,12 +85,11 @@ class MemoryModel:
         size = rows if micro.size is None else min(micro.size, rows)
         chunks = -(-rows // size)
         kept = min(micro.kept, chunks)
-        held, one = self.held * size, max(a + b * size for a, b in self.lines)
-        # The loss, while all kept activations wait; then the backward pass of the first micro-batch, when gradients are
-        # still to come, and that of any later one.
-        peaks = [kept * held + self.loss * rows, (kept - 1) * held + max(one, self.gradients)]
+        held = self.held * size
+        # The loss, while all kept activations wait; then the backward pass of the first micro-batch, and of a later one.
+        peaks = [kept * held + self.loss * rows, (kept - 1) * held + _height(self.first, size)]
         if chunks > 1:
-            peaks.append(self.gradients + max(kept - 2, 0) * held + one)
+            peaks.append(self.gradients + max(kept - 2, 0) * held + _height(self.again, size))
         return int(max(peaks))
 
     def plan(self, rows: int, room: int) -> MicroBatches:
@@ -120,25 +121,47 @@ def _largest(most: int, fits: Callable[[int], bool]) -> int:
 
 
 def fit_memory_model(
-    embed: Callable[[int], torch.Tensor], contrast: Callable[[], torch.Tensor], *, contrast_rows: int, gradients: int
+    embed: Callable[[int], torch.Tensor],
+    forget: Callable[[], None],
+    contrast: Callable[[], torch.Tensor],
+    *,
+    contrast_rows: int,
+    gradients: int,
 ) -> MemoryModel:
     """Measure a few rows, and conclude for any number.
 
     Args:
         embed: embeds the first k rows of a batch of at least `MOST_PROBED`; a scalar that depends on every embedding.
-            Gradients must exist already, so that its backward adds to them as all but the first of a step does.
+        forget: drops the gradients.
         contrast: a loss of `contrast_rows` embeddings that need gradients.
         gradients: bytes of the gradients.
     """
-    few, held_few = _one_pass(lambda: embed(_FEWER))
-    more, held_more = _one_pass(lambda: embed(MOST_PROBED))
     rows = MOST_PROBED - _FEWER
+    passes = []
+    for count in (_FEWER, MOST_PROBED):
+        forget()
+        passes.append((_one_pass(lambda count=count: embed(count)), _one_pass(lambda count=count: embed(count))))
+    (first_few, again_few), (first_more, again_more) = passes
+    loss, _ = _one_pass(contrast)
+    return MemoryModel(
+        first=_lines(first_few[0], first_more[0], rows),
+        again=_lines(again_few[0], again_more[0], rows),
+        held=(again_more[1] - again_few[1]) / rows,
+        gradients=gradients,
+        loss=max(loss) / contrast_rows,
+    )
+
+
+def _lines(few: list[int], more: list[int], rows: int) -> Lines:
+    """The lines through what was alive at each moment of a pass over `_FEWER` rows, and over so many more."""
     if len(few) != len(more):  # some operation was chosen by the number of rows: the peaks alone
         few, more = [max(few)], [max(more)]
     slopes = [(high - low) / rows for low, high in zip(few, more, strict=True)]
-    lines = {(low - slope * _FEWER, slope) for low, slope in zip(few, slopes, strict=True)}
-    loss, _ = _one_pass(contrast)
-    return MemoryModel(_envelope(lines), (held_more - held_few) / rows, gradients, max(loss) / contrast_rows)
+    return _envelope({(low - slope * _FEWER, slope) for low, slope in zip(few, slopes, strict=True)})
+
+
+def _height(lines: Lines, rows: int) -> float:
+    return max(a + b * rows for a, b in lines)
 
 
 def _one_pass(forward: Callable[[], torch.Tensor]) -> tuple[list[int], int]:
@@ -150,7 +173,7 @@ def _one_pass(forward: Callable[[], torch.Tensor]) -> tuple[list[int], int]:
     return tensors.history, held
 
 
-def _envelope(lines: set[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
+def _envelope(lines: set[tuple[float, float]]) -> Lines:
     """Those of the lines `a + b k` that are the largest for some k of at least 1."""
     best: list[tuple[float, float]] = []
     for a, b in sorted(lines, key=lambda line: (-line[0], -line[1])):

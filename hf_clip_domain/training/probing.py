@@ -53,12 +53,16 @@ def probe(
         with context():
             return copied(image, text, logit_scale=scale, targets=_targets(targets, count, rows)).loss
 
+    def forget() -> None:
+        for parameter in model.parameters():
+            parameter.grad = None
+
     copied = copy.deepcopy(loss)  # one that sets itself by its first batch must not take this for it
     start, count = StepStart(model), min(rows, _LOSS_ROWS)
     try:
         embed(1).backward()  # makes the gradients, and whatever is made at first use
         gradients = sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
-        return fit_memory_model(embed, contrast, contrast_rows=count, gradients=gradients)
+        return fit_memory_model(embed, forget, contrast, contrast_rows=count, gradients=gradients)
     finally:
         start.restore(model)
 
