@@ -20,11 +20,10 @@ from torch import nn
 
 from hf_clip_domain._optional import require
 from hf_clip_domain.errors import ClipDomainError
-from hf_clip_domain.models.depth import TOWERS, layer_stack, trained
+from hf_clip_domain.models.depth import TOWERS, layer_stack
 from hf_clip_domain.models.dual_encoder import find_logit_bias, find_logit_scale
 
 RANK = 4
-MAX_SHARE = 0.03
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_FILES = (ADAPTER_CONFIG, "adapter_model.safetensors")
 
@@ -52,7 +51,7 @@ def add_adapter(
         base_revision: its branch, tag or commit.
 
     Raises:
-        ClipDomainError: PEFT is not installed, or more than 3% of the parameters would train.
+        ClipDomainError: PEFT is not installed.
     """
     peft = require("peft", extra="lora")
     from hf_clip_domain.models.adapted_model import AdaptedModel
@@ -72,16 +71,6 @@ def add_adapter(
     find_logit_scale(adapted).requires_grad_(True)
     if (bias := find_logit_bias(adapted)) is not None:
         bias.requires_grad_(True)
-    training, total = trained(adapted)
-    if training > MAX_SHARE * total:
-        by_rank = sum(p.numel() for name, p in adapted.named_parameters() if ".lora_A." in name or ".lora_B." in name)
-        allowed = MAX_SHARE / (1 - MAX_SHARE) * (total - training) - (training - by_rank)
-        less = int(allowed * rank / by_rank)
-        fitting = f"--lora_rank {less}, " if less > 0 else ""
-        raise ClipDomainError(
-            f"--adapter {kind} at --lora_rank {rank} would train {training / total:.1%} of the parameters, and an adapter "
-            f"is to stay below {MAX_SHARE:.0%}: give {fitting}one of --lora_towers, or --adapter none."
-        )
     return adapted
 
 
