@@ -123,6 +123,26 @@ def _free_in_heap() -> int:
     return function().fordblks
 
 
+def _address_space() -> int | None:
+    """What `ulimit -v` allows this process, if it allows not everything."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return None if limit == resource.RLIM_INFINITY else limit
+
+
+def prepare_for_shortage() -> None:
+    """`give_blocks_back`, where the address space is limited.
+
+    There the heap must not grow in the first place: scattered free blocks can be cleared of memory later, but they keep
+    their addresses, and nothing else finds room.
+    """
+    if _address_space() is not None:
+        give_blocks_back()
+
+
 def give_blocks_back() -> None:
     """Return the C library's free blocks to the system, and from now on every large block as soon as it is freed.
 
@@ -144,12 +164,8 @@ def _c_library() -> ctypes.CDLL | None:
 def _limits() -> list[int]:
     """What is left within the limits that somebody set for this process or its container."""
     left = []
-    if sys.platform != "win32":
-        import resource
-
-        address_space, _ = resource.getrlimit(resource.RLIMIT_AS)
-        if address_space != resource.RLIM_INFINITY:
-            left.append(address_space - _PROCESS.memory_info().vms)
+    if (address_space := _address_space()) is not None:
+        left.append(address_space - _PROCESS.memory_info().vms)
     for limit, current in _cgroup_files():
         try:
             most = int(limit.read_text())

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from hf_clip_domain import memory
 from hf_clip_domain.arguments import ClipTrainingArguments
 from hf_clip_domain.losses.gather import is_distributed
 from hf_clip_domain.training.agreement import GradientAverage, RollCall
@@ -40,6 +41,7 @@ class FittingSteps:
         to_come: Callable[[], int],
         tell: Callable[[str | None, str], None],
     ) -> None:
+        memory.prepare_for_shortage()
         automatic = args.micro_batch_size == "auto"
         self.roll_call = RollCall(args.device)
         self.replay = StepReplay(MicroBatches(None if automatic else args.micro_batch_size), tell)

@@ -279,6 +279,10 @@ PROGRAM = textwrap.dedent(
     warm = ClipTrainer(shared.make_clip(), ClipTrainingArguments(folder, **{**settings, "per_device_train_batch_size": 4}),
                        train_dataset=shared.Pairs(8))
     warm.train()
+    if room:
+        pages = int(open("/proc/self/statm").read().split()[0])
+        limit = pages * resource.getpagesize() + room * 2**20
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     if kind == "plain":
         class Plain(Trainer):
             def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -287,10 +291,6 @@ PROGRAM = textwrap.dedent(
     else:
         size = None if kind == "replay" else kind
         trainer = ClipTrainer(model, ClipTrainingArguments(folder, micro_batch_size=size, **settings), train_dataset=Rows())
-    if room:
-        pages = int(open("/proc/self/statm").read().split()[0])
-        limit = pages * resource.getpagesize() + room * 2**20
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     trainer.train()
     if kind != "plain":
         print("micro-batch", trainer.steps.replay.plan.size, "replays", trainer.steps.replay.shortages)
@@ -316,10 +316,10 @@ def test_a_hard_limit_that_ends_plain_trainer_is_survived(tmp_path):
 
     free, unlimited = start("replay", 0)
     assert free.returncode == 0 and "replays 0" in free.stdout, free.stderr[-2000:]
-    plain, _ = start("plain", 160)
+    plain, _ = start("plain", 100)
     assert plain.returncode != 0 and "memory" in plain.stderr
     for kind, shortages in (("replay", range(1, 9)), ("auto", range(0, 1))):
-        limited, folder = start(kind, 160)
+        limited, folder = start(kind, 100)
         assert limited.returncode == 0, limited.stderr[-2000:]
         assert int(limited.stdout.split()[-1]) in shortages
         first, second = (torch.load(path / "weights.pt") for path in (unlimited, folder))
