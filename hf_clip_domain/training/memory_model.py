@@ -107,6 +107,9 @@ class MemoryModel:
         return MicroBatches(size, kept)
 
 
+# Of a step whose few probed rows do not fit already: one row at a time is tried.
+NOTHING_FITS = MemoryModel(first=((2.0**62, 0),), again=((2.0**62, 0),), held=0, gradients=0, loss=0)
+
 # Into how many micro-batches the rows that fit are cut, but for more than so many rows there is no speed to gain.
 _PARTS, _EFFICIENT = 4, 64
 

@@ -9,9 +9,9 @@ from transformers import TrainerCallback
 
 from hf_clip_domain import memory
 from hf_clip_domain.training.agreement import RollCall
-from hf_clip_domain.training.memory_model import MOST_PROBED, MemoryModel
+from hf_clip_domain.training.memory_model import MOST_PROBED, NOTHING_FITS, MemoryModel
 from hf_clip_domain.training.micro_batching import MicroBatches
-from hf_clip_domain.training.replay import StepReplay
+from hf_clip_domain.training.replay import StepReplay, free_memory, is_out_of_memory
 
 _MARGIN = 0.1  # share of the room that is left free, for what the memory model cannot see
 _TIGHT = 0.5  # share of the room above which free blocks are given back, at the price of some time
@@ -61,7 +61,7 @@ class MicroBatchSizing(TrainerCallback):
             return
         shape = (rows, *(tuple(value.shape[1:]) for value in inputs.values() if torch.is_tensor(value)))
         if shape not in self.models:
-            self.models[shape] = self.fit(inputs)
+            self.models[shape] = self._fitted(inputs)
             self._measure()
         model, plan = self.models[shape], self.replay.plan
         best = model.plan(rows, self.room)
@@ -79,6 +79,15 @@ class MicroBatchSizing(TrainerCallback):
         if chosen != plan or not self._started:
             self._tell(chosen, rows, model)
         self.replay.plan, self._started = chosen, True
+
+    def _fitted(self, inputs: dict) -> MemoryModel:
+        try:
+            return self.fit(inputs)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        free_memory()
+        return NOTHING_FITS
 
     def _tell(self, plan: MicroBatches, rows: int, model: MemoryModel) -> None:
         twice = rows - plan.rows_held(rows)

@@ -117,6 +117,18 @@ def test_the_plan_shrinks_at_once_and_grows_when_there_is_clearly_more(trainer, 
     assert "0 of 64 rows embedded twice" in told[-1][1]
 
 
+def test_where_the_probe_does_not_fit_one_row_at_a_time_is_tried(trainer, batch, monkeypatch):
+    def refuse_several(module, arguments):
+        if len(arguments[0]) > 1:
+            raise MemoryError
+
+    trainer.model.text_model.encoder.layers[0].register_forward_pre_hook(refuse_several)
+    with_room(monkeypatch, trainer, 2**40)
+    trainer.training_step(trainer.model, batch(8))
+    assert trainer.steps.replay.plan == MicroBatches(1) and trainer.steps.replay.shortages == 0
+    assert all(p.grad is not None for p in trainer.model.parameters())
+
+
 def test_after_a_shortage_nothing_grows_for_a_while(trainer, batch, monkeypatch):
     inputs = batch(64)
     with_room(monkeypatch, trainer, 2**40)
