@@ -88,7 +88,15 @@ def sections(report: EvaluationReport) -> list[Section]:
 
 def console(report: EvaluationReport) -> str:
     """At most 100 columns wide; the interval shown is that of the change, or of the score when there is but one."""
-    return "\n\n".join(_console(section, bool(report.before)) for section in sections(report))
+    tables = [_console(section, bool(report.before)) for section in sections(report)]
+    return "\n\n".join(tables + not_measured(report))
+
+
+def not_measured(report: EvaluationReport) -> list[str]:
+    """A line for what was skipped and why, if anything was."""
+    skipped = report.extra.get("skipped", {})
+    lines = [f"  {name.replace('_', ' ')}: {reason}" for name, reason in skipped.items()]
+    return ["\n".join(["Not measured:", *lines])] if lines else []
 
 
 def markdown(report: EvaluationReport) -> str:
