@@ -45,6 +45,12 @@ def _dispatch(argv: list[str]) -> int:
         add_parser(commands)
     else:
         commands.add_parser("evaluate", help="Score any CLIP checkpoint on a dataset.")
+    if command == "compare":
+        from hf_clip_domain.cli.compare import add_parser
+
+        add_parser(commands)
+    else:
+        commands.add_parser("compare", help="Several models on several datasets, and which differences are real.")
     arguments = parser.parse_args(argv)
     return arguments.run(arguments)
 

@@ -69,7 +69,7 @@ class EvaluationReport:
         path = Path(path)
         path = path / "evaluation.json" if path.is_dir() else path
         path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(_without_nan(asdict(self)), indent=2, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(without_nan(asdict(self)), indent=2, ensure_ascii=False, allow_nan=False)
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             temporary.write_text(text + "\n", encoding="utf-8")
@@ -132,9 +132,10 @@ def _intervals(replicates: dict[str, Any]) -> dict[str, list[float]]:
     return {key: ends for key, ends in found.items() if ends is not None}
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
+    """The same with `None` for every number that is not finite, since JSON has no word for them."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
-        return {str(key): _without_nan(item) for key, item in value.items()}
-    return [_without_nan(item) for item in value] if isinstance(value, list | tuple) else value
+        return {str(key): without_nan(item) for key, item in value.items()}
+    return [without_nan(item) for item in value] if isinstance(value, list | tuple) else value
