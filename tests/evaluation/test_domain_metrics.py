@@ -1,6 +1,8 @@
 """Zero-shot classification and the domains' metrics against scikit-learn and by hand; what is missing is said."""
 
 import dataclasses
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ import torch.nn.functional as F
 from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score, roc_curve
 
 from hf_clip_domain.domains import Domain, load_domain
-from hf_clip_domain.domains.metrics import CaptionClasses, Detection, PerClass, Swaps, Within
+from hf_clip_domain.domains.metrics import METRICS, CaptionClasses, Detection, PerClass, Swaps, Within
 from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.evaluation.calibration import expected_calibration_error
 from hf_clip_domain.evaluation.domain_metrics import detection_figures, measure_domain, swap_words
@@ -225,3 +227,10 @@ def test_a_domain_with_a_wrong_metric_is_told(tmp_path, metric, told):
     with pytest.raises(ClipDomainError, match=r"metrics\[0\]") as error:
         load_domain(tmp_path / "mine.yaml")
     assert told in str(error.value)
+
+
+def test_the_guides_metrics_are_understood(tmp_path):
+    guide = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    block = re.search(r"```yaml\n(.*?)```", guide, re.DOTALL).group(1)
+    (tmp_path / "mine.yaml").write_text("name: mine\n" + block)
+    assert {measure.metric for measure in load_domain(tmp_path / "mine.yaml").measures} == set(METRICS)
