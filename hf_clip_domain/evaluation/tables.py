@@ -174,7 +174,7 @@ def _console(section: Section, compared: bool) -> str:
     if not compared:
         widths, names = ([10, 17], ["score", "interval"]) if with_intervals else ([10], ["score"])
     elif with_intervals:
-        widths, names = [8, 8, 8, 16], ["before", "after", "change", "interval"]
+        widths, names = [7, 8, 8, 17], ["before", "after", "change", "interval"]
     else:
         widths, names = [10, 10, 10], ["before", "after", "change"]
 
