@@ -13,7 +13,7 @@ from hf_clip_domain.data.samples import load_samples
 from hf_clip_domain.domains import load_domain
 from hf_clip_domain.embedder import similarity_beside
 from hf_clip_domain.errors import ClipDomainError
-from hf_clip_domain.evaluation import EvaluationReport, RetrievalEvaluator
+from hf_clip_domain.evaluation import EvaluationReport, RetrievalEvaluator, measure
 from hf_clip_domain.models.loading import load_model
 
 
@@ -62,10 +62,10 @@ def run(args: argparse.Namespace) -> int:
                 batch_size=args.batch_size,
                 similarity=similarity_beside(name, model),
             )
-            scores[role] = evaluator(model)
-    report = EvaluationReport(
-        before=scores.get("before", {}),
-        after=scores["after"],
+            scores[role] = measure(evaluator.embed(model), domain)
+    report = EvaluationReport.compare(
+        scores.get("before"),
+        scores["after"],
         dataset=args.dataset or f"embedded {domain.name} samples (synthetic)",
         domain=domain.name,
         model=args.model,

@@ -53,6 +53,12 @@ def _dispatch(argv: list[str]) -> int:
         add_parser(commands)
     else:
         commands.add_parser("doctor", help="Say whether this machine trains right; the text to put into a bug report.")
+    if command == "compare":
+        from hf_clip_domain.cli.compare import add_parser
+
+        add_parser(commands)
+    else:
+        commands.add_parser("compare", help="Several models on several datasets, and which differences are real.")
     arguments = parser.parse_args(argv)
     return arguments.run(arguments)
 

@@ -12,7 +12,7 @@ from hf_clip_domain.cli.assembly import build_trainer, load_parts, similarity_of
 from hf_clip_domain.cli.options import RunOptions, parse_options
 from hf_clip_domain.cli.tune import tune, use_tuned_loss
 from hf_clip_domain.embedder import ClipEmbedder, similarity_beside
-from hf_clip_domain.evaluation import EvaluationReport, RetrievalEvaluator
+from hf_clip_domain.evaluation import EvaluationReport, RetrievalEvaluator, measure
 from hf_clip_domain.evaluation.calibration import calibrate
 from hf_clip_domain.losses import build_loss
 from hf_clip_domain.models.adapters import is_adapted, save_adapted
@@ -51,7 +51,7 @@ def _run(options: RunOptions, news: RunNews) -> int:
     score = partial(RetrievalEvaluator, processor=processor, domain=domain)
     score = partial(score, batch_size=training.per_device_eval_batch_size)
     base_similarity = similarity_beside(options.model.model_name_or_path, model)
-    before = score(pairs["test"], similarity=base_similarity)(model)
+    before = measure(score(pairs["test"], similarity=base_similarity).embed(model), domain)
     trainer = build_trainer(model, processor, pairs, options, loss, news=news)
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
     model = trainer.accelerator.unwrap_model(trainer.model)
@@ -59,9 +59,9 @@ def _run(options: RunOptions, news: RunNews) -> int:
     if adapted:  # saved first and merged, so that what is scored is what others will load
         with without_loss(model):
             model = save_adapted(model, processor, output_dir, form, write=trainer.is_world_process_zero())
-    report = EvaluationReport(
-        before=before,
-        after=score(pairs["test"], similarity=similarity_of(loss))(model),
+    report = EvaluationReport.compare(
+        before,
+        measure(score(pairs["test"], similarity=similarity_of(loss)).embed(model), domain),
         dataset=options.data.dataset or f"embedded {domain.name} samples (synthetic)",
         domain=domain.name,
         base_model=options.model.model_name_or_path,

@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 import yaml
 
+from hf_clip_domain.domains.metrics import DomainMetric
+
 # Words that a mirrored picture would turn into a lie.
 SIDED_WORDS = (
     "left",
@@ -165,7 +167,8 @@ class Domain:
         image, augment, text: the treatment of pictures and captions.
         prompts: templates with "{}" for a class name; their embeddings are averaged.
         classes: what zero-shot classification tells apart when the data names no labels.
-        metrics: keys of the evaluation worth looking at, the most telling first.
+        metrics: keys of the evaluation worth looking at, the most telling first, and what to measure beyond retrieval.
+        terminology: whose terms and sentences the text tower is tested on: a packaged name, or the path of a YAML file.
         reasons: dotted path of a setting -> why it has its value.
     """
 
@@ -182,8 +185,14 @@ class Domain:
     text: TextPolicy = TextPolicy()
     prompts: tuple[str, ...] = ("a picture of {}.",)
     classes: tuple[str, ...] = ()
-    metrics: tuple[str, ...] = ("text_to_image/mrr", "image_to_text/mrr")
+    metrics: tuple[Any, ...] = ("text_to_image/mrr", "image_to_text/mrr")
+    terminology: str = "general"
     reasons: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def measures(self) -> tuple[DomainMetric, ...]:
+        """The entries of `metrics` that are no keys: what to measure beyond retrieval."""
+        return tuple(metric for metric in self.metrics if not isinstance(metric, str))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values (str, numbers, lists, dicts), fit for JSON and YAML."""

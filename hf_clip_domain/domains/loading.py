@@ -12,6 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import yaml
 
 from hf_clip_domain.domains.domain import Domain, Rewrite
+from hf_clip_domain.domains.metrics import METRICS, problem_with
 from hf_clip_domain.errors import ClipDomainError
 
 _FOLDER = Path(__file__).parent
@@ -27,7 +28,7 @@ OWN_TRAINING_FIELDS = {
     "temperature_warmup": float,
     "temperature_gap": float,
 }
-_METRIC = re.compile(r"(image_to_text|text_to_image)/(recall@\d+|mean_rank|median_rank|mrr|map_by_label)")
+_METRIC = re.compile(r"(image_to_text|text_to_image)/(recall@\d+|mean_rank|median_rank|mrr|map|ndcg@10|map_by_label)")
 
 
 def available_domains() -> list[str]:
@@ -184,7 +185,34 @@ def _convert_mapping(value: Any, kind: type, file: Path, path: str) -> Any:
     if kind is Domain:
         for section in ("training", "training_starter"):
             settings[section] = _convert_training(settings.get(section, {}), file, section)
+        if "metrics" in settings:
+            settings["metrics"] = tuple(
+                _convert_metric(item, file, f"metrics[{i}]") for i, item in enumerate(settings["metrics"])
+            )
     return kind(**settings)
+
+
+def _convert_metric(item: Any, file: Path, path: str) -> Any:
+    """A key of the evaluation as it is, or the settings of a metric."""
+    if not isinstance(item, dict):
+        return _convert(item, str, file, path)
+    kind = METRICS.get(item.get("metric"))
+    if kind is None:
+        found = item.get("metric")
+        raise ClipDomainError(
+            f"{file}: {path}.metric: expected one of {', '.join(METRICS)}{_near(str(found), METRICS)}, found {_shown(found)}."
+        )
+    missing = [
+        field.name
+        for field in dataclasses.fields(kind)
+        if field.default is dataclasses.MISSING and field.name not in item
+    ]
+    if missing:
+        raise ClipDomainError(f"{file}: {path}: {item['metric']} needs `{missing[0]}`.")
+    metric = _convert_mapping(item, kind, file, path)
+    if problem := problem_with(metric):
+        raise ClipDomainError(f"{file}: {path}.{problem}.")
+    return metric
 
 
 def _convert_training(section: dict[str, Any], file: Path, path: str) -> dict[str, Any]:
@@ -236,8 +264,8 @@ def _check_meaning(domain: Domain, file: Path) -> None:
         if prompt.count("{}") != 1:
             refuse(f"prompts[{index}]", prompt, "a template with one {} for the class")
     for index, metric in enumerate(domain.metrics):
-        if not _METRIC.fullmatch(metric):
-            refuse(f"metrics[{index}]", metric, "a key such as text_to_image/recall@10, or image_to_text/mrr")
+        if isinstance(metric, str) and not _METRIC.fullmatch(metric):
+            refuse(f"metrics[{index}]", metric, "a key such as text_to_image/recall@10, or {metric: ...}")
     for name, rewrite in domain.text.rewrites.items():
         try:
             re.sub(rewrite.pattern, rewrite.replace, "")

@@ -6,8 +6,10 @@ from collections.abc import Callable, Hashable, Sequence
 
 import torch
 
-from hf_clip_domain.evaluation.retrieval import TIE_TOLERANCE
+from hf_clip_domain.evaluation.ranking import TIE_TOLERANCE
 from hf_clip_domain.similarity import cosine
+
+_SCORES = 2_000_000
 
 
 def mean_average_precision(
@@ -17,7 +19,7 @@ def mean_average_precision(
     candidate_labels: Sequence[Hashable],
     *,
     similarity: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = cosine,
-    chunk: int = 512,
+    chunk: int | None = None,
 ) -> float:
     """Mean over the queries of the average precision of their ranking; every candidate of the same label is right.
 
@@ -28,11 +30,12 @@ def mean_average_precision(
     Args:
         queries `(q, d)`, candidates `(c, d)`: embeddings.
         similarity: `(a, d), (b, d) -> (a, b)`, queries first.
-        chunk: at most `chunk * c` scores are held at a time.
+        chunk: at most `chunk * c` scores are held at a time; by default about two million.
 
     Returns:
         From 0 to 1; NaN when no query can be asked.
     """
+    chunk = chunk or max(1, _SCORES // len(candidates))
     numbers: dict[Hashable, int] = {}
     wanted, there = (
         torch.tensor([numbers.setdefault(label, len(numbers)) for label in labels])

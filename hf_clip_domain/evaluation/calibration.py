@@ -47,9 +47,8 @@ def calibrate(embedder: ClipEmbedder, fit_pairs: Any, check_pairs: Any) -> Calib
     Args:
         fit_pairs, check_pairs: rows of `image` and `label`; the validation and the test split, say.
     """
-    classes = sorted({label for label in fit_pairs["label"] if label is not None})
-    whole = None not in fit_pairs["label"] and set(check_pairs["label"]) <= set(classes)
-    if not whole or not 2 <= len(classes) <= len(fit_pairs) / 4:
+    classes = classes_of(fit_pairs["label"])
+    if classes is None or not set(check_pairs["label"]) <= set(classes):
         return None
     (fit_scores, fit_labels), (scores, labels) = (
         _scores(embedder, pairs, classes) for pairs in (fit_pairs, check_pairs)
@@ -58,6 +57,12 @@ def calibrate(embedder: ClipEmbedder, fit_pairs: Any, check_pairs: Any) -> Calib
     fitted = fit_logit_scale(fit_scores, fit_labels, own)
     before, after = (expected_calibration_error((scale * scores).softmax(dim=1), labels) for scale in (own, fitted))
     return Calibration(fitted, classes, before, after)
+
+
+def classes_of(labels: Sequence[str | None]) -> list[str] | None:
+    """The labels where every row has one and they number from 2 to a quarter of the rows; else they are no classes."""
+    classes = sorted({label for label in labels if label is not None})
+    return classes if None not in labels and 2 <= len(classes) <= len(labels) / 4 else None
 
 
 def fit_logit_scale(scores: torch.Tensor, labels: torch.Tensor, start: float) -> float:

@@ -14,8 +14,7 @@ from hf_clip_domain.data.text import clean_caption
 from hf_clip_domain.domains import Domain
 from hf_clip_domain.embedder import ClipEmbedder
 from hf_clip_domain.errors import ClipDomainError
-from hf_clip_domain.evaluation.by_label import mean_average_precision
-from hf_clip_domain.evaluation.retrieval import retrieval_metrics
+from hf_clip_domain.evaluation.embedded import EmbeddedPairs, measure_retrieval
 from hf_clip_domain.similarity import SimilarityFunction
 
 
@@ -66,7 +65,8 @@ class RetrievalEvaluator:
         self.texts, captions = unique_texts(_column(pairs, "text"), clean)
         self.rows, image_of_row = unique_images(_Images(pairs, range(len(pairs))))
         self.positives = [(image_of_row[row], text) for row, text in captions]
-        self.image_labels, self.text_labels = _labels(pairs, self.rows, captions)
+        self.image_labels, self.text_labels = _ids(pairs, "label", self.rows, captions)
+        self.image_groups, self.text_groups = _ids(pairs, "group", self.rows, captions)
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
         """Embed everything and rank: see `retrieval_metrics` for the keys, and `mean_average_precision` for
@@ -75,6 +75,10 @@ class RetrievalEvaluator:
         Raises:
             ClipDomainError: a picture cannot be read or an embedding is not finite, on whichever process.
         """
+        return measure_retrieval(self.embed(model), replicates=0).prefixed(self.name).metrics
+
+    def embed(self, model: nn.Module) -> EmbeddedPairs:
+        """Embed every picture and caption once, for all that is to be measured; errors as for a call."""
         embedder = ClipEmbedder(
             model, self.processor, domain=self.domain, batch_size=self.batch_size, similarity=self.similarity
         )
@@ -87,19 +91,20 @@ class RetrievalEvaluator:
         def embed_texts(rows: range) -> torch.Tensor:
             return embedder.embed_texts([self.texts[row] for row in rows], progress=progress)
 
-        image_embeds = _sharded(embed_images, len(self.rows), rank, world)  # (n, d)
-        text_embeds = _sharded(embed_texts, len(self.texts), rank, world)  # (m, d)
-        metrics = retrieval_metrics(image_embeds, text_embeds, self.positives, similarity=embedder.similarity_function)
-        if self.image_labels is not None:
-            compare, images, texts = embedder.similarity_function, self.image_labels, self.text_labels
-            metrics["image_to_text/map_by_label"] = mean_average_precision(
-                image_embeds, text_embeds, images, texts, similarity=compare
-            )
-            metrics["text_to_image/map_by_label"] = mean_average_precision(
-                text_embeds, image_embeds, texts, images, similarity=lambda text, image: compare(image, text).T
-            )
-        prefix = f"{self.name}/" if self.name else ""
-        return {prefix + key: value for key, value in metrics.items()}
+        return EmbeddedPairs(
+            embedder=embedder,
+            pairs=self.pairs,
+            rows=self.rows,
+            texts=self.texts,
+            positives=torch.tensor(self.positives, dtype=torch.int64).unique(dim=0),
+            image_embeds=_sharded(embed_images, len(self.rows), rank, world),
+            text_embeds=_sharded(embed_texts, len(self.texts), rank, world),
+            image_labels=self.image_labels,
+            text_labels=self.text_labels,
+            image_groups=self.image_groups,
+            text_groups=self.text_groups,
+            progress=progress,
+        )
 
 
 def unique_texts(
@@ -155,19 +160,19 @@ def _identity(image: Any) -> Any:
     return str(image)
 
 
-def _labels(
-    pairs: Sequence[dict[str, Any]], rows: list[int], captions: list[tuple[int, int]]
+def _ids(
+    pairs: Sequence[dict[str, Any]], name: str, rows: list[int], captions: list[tuple[int, int]]
 ) -> tuple[list[str] | None, list[str] | None]:
-    """The labels of the pictures and of the texts (that of its first row), or nothing where rows lack one."""
+    """A column's values for the pictures and the texts (each from its first row), or nothing where rows lack one."""
     columns = pairs.column_names if hasattr(pairs, "column_names") else pairs[0]
-    labels = _column(pairs, "label") if "label" in columns else [None]
-    if any(label is None for label in labels):
+    values = _column(pairs, name) if name in columns else [None]
+    if any(value is None for value in values):
         return None, None
-    labels = list(labels)
+    values = list(values)
     first: dict[int, int] = {}
     for row, text in captions:
         first.setdefault(text, row)
-    return [labels[row] for row in rows], [labels[first[text]] for text in range(len(first))]
+    return [values[row] for row in rows], [values[first[text]] for text in range(len(first))]
 
 
 class _Images:

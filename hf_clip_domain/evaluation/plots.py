@@ -18,7 +18,8 @@ from PIL import ImageOps
 from hf_clip_domain.data.images import decode_image
 from hf_clip_domain.embedder import ClipEmbedder
 from hf_clip_domain.evaluation.evaluator import unique_images
-from hf_clip_domain.evaluation.report import DIRECTIONS, EvaluationReport
+from hf_clip_domain.evaluation.report import EvaluationReport
+from hf_clip_domain.evaluation.tables import DIRECTIONS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,18 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from hf_clip_domain.errors import ClipDomainError
-
-DIRECTIONS = {"image_to_text": "image -> text", "text_to_image": "text -> image"}
-# (metric, heading, shown as a percentage)
-ROWS = (
-    ("recall@1", "Recall@1", True),
-    ("recall@5", "Recall@5", True),
-    ("recall@10", "Recall@10", True),
-    ("mean_rank", "Mean rank", False),
-    ("median_rank", "Median rank", False),
-    ("mrr", "MRR", False),
-    ("map_by_label", "mAP by label", True),
-)
+from hf_clip_domain.evaluation.bootstrap import interval
+from hf_clip_domain.evaluation.measurement import Measurement
+from hf_clip_domain.evaluation.tables import DIRECTIONS, RETRIEVAL, console, markdown, retrieval_groups
 
 
 @dataclass(frozen=True)
@@ -34,6 +25,8 @@ class EvaluationReport:
         after: the same of the fine-tuned model.
         dataset, domain, model, base_model: names, for the reader.
         extra: anything else that JSON can hold.
+        intervals: 95% confidence intervals `[low, high]` by key: of "before", of "after", and of the "change" (the
+            difference on the same resamples, so narrower than the two alone suggest).
     """
 
     before: dict[str, float]
@@ -43,6 +36,30 @@ class EvaluationReport:
     model: str = ""
     base_model: str = ""
     extra: dict[str, Any] = field(default_factory=dict)
+    intervals: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+
+    @classmethod
+    def compare(cls, before: Measurement | None, after: Measurement, **names: Any) -> EvaluationReport:
+        """The report of two measurements on the same pairs, or of one; `names` as the attributes."""
+        intervals: dict[str, dict[str, list[float]]] = {"before": {}, "after": {}, "change": {}}
+        old = before.replicates if before is not None else {}
+        for side, replicates in (("before", old), ("after", after.replicates)):
+            intervals[side] = _intervals(replicates)
+        both = [key for key, found in after.replicates.items() if key in old and len(found) == len(old[key])]
+        intervals["change"] = _intervals({key: after.replicates[key] - old[key] for key in both})
+        extra = {"details": after.details, "skipped": after.skipped, "clusters": after.clusters}
+        return cls(
+            before=before.metrics if before is not None else {},
+            after=after.metrics,
+            intervals={side: found for side, found in intervals.items() if found},
+            extra={name: value for name, value in extra.items() if value} | names.pop("extra", {}),
+            **names,
+        )
+
+    def is_real(self, key: str) -> bool | None:
+        """Whether the interval of the change excludes zero; `None` where there is no interval."""
+        found = self.intervals.get("change", {}).get(key)
+        return None if found is None else found[0] > 0 or found[1] < 0
 
     def save(self, path: str | Path) -> Path:
         """Write JSON (into `evaluation.json` when `path` is a folder), whole or not at all; returns the file.
@@ -52,7 +69,7 @@ class EvaluationReport:
         path = Path(path)
         path = path / "evaluation.json" if path.is_dir() else path
         path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(_without_nan(asdict(self)), indent=2, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(without_nan(asdict(self)), indent=2, ensure_ascii=False, allow_nan=False)
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             temporary.write_text(text + "\n", encoding="utf-8")
@@ -85,16 +102,15 @@ class EvaluationReport:
 
     def groups(self) -> list[str]:
         """Prefixes of the groups of retrieval metrics, the unnamed main group `""` first."""
-        found = {key[: -len("image_to_text/recall@1")] for key in self.after if key.endswith("image_to_text/recall@1")}
-        return sorted(prefix.rstrip("/") for prefix in found)
+        return retrieval_groups(self.after)
 
     def table(self) -> str:
         """For the console: before, after and change in both directions, at most 100 columns wide."""
-        return "\n\n".join(self._console_group(group) for group in self.groups())
+        return console(self)
 
     def markdown(self) -> str:
-        """The same as a GitHub table."""
-        return "\n\n".join(self._markdown_group(group) for group in self.groups())
+        """The same as GitHub tables."""
+        return markdown(self)
 
     def model_index_metrics(self) -> list[tuple[str, str, float]]:
         """`(type, name, value)` of the fine-tuned model's finite retrieval metrics, for a model card's
@@ -102,83 +118,24 @@ class EvaluationReport:
         found = []
         for group in self.groups():
             for direction, title in DIRECTIONS.items():
-                for metric, heading, _ in ROWS:
-                    value = self.after.get(_key(group, direction, metric), math.nan)
+                for metric, heading, _ in RETRIEVAL:
+                    value = self.after.get("/".join(filter(None, (group, direction, metric))), math.nan)
                     if math.isfinite(value):
                         kind = "_".join(filter(None, (group, direction, metric)))
                         name = f"{title.replace('->', 'to').capitalize()} {heading}" + (f" ({group})" if group else "")
                         found.append((kind, name, value))
         return found
 
-    def _cells(self, group: str) -> list[list[str]]:
-        rows = []
-        for metric, heading, percent in ROWS:
-            if not any(math.isfinite(self._either(_key(group, direction, metric))) for direction in DIRECTIONS):
-                continue
-            row = [heading + (" (%)" if percent else "")]
-            for direction in DIRECTIONS:
-                key = _key(group, direction, metric)
-                before, after = (side.get(key, math.nan) for side in (self.before, self.after))
-                row += [_number(before, metric, percent), _number(after, metric, percent)]
-                row.append(_number(after - before, metric, percent, signed=True))
-            rows.append(row)
-        return rows
 
-    def _footnotes(self, group: str) -> list[str]:
-        notes = []
-        counts = [self._either(_key(group, direction, "candidates")) for direction in DIRECTIONS]
-        if all(map(math.isfinite, counts)):
-            notes.append(f"Candidates: {counts[0]:,.0f} texts for an image, {counts[1]:,.0f} images for a text.")
-        chances = []
-        for direction, title in DIRECTIONS.items():
-            values = [self._either(_key(group, direction, f"chance_recall@{k}")) for k in (1, 5, 10)]
-            if all(map(math.isfinite, values)):
-                chances.append(f"{title} " + " / ".join(f"{100 * value:.1f}" for value in values))
-        if chances:
-            notes.append("Chance Recall@1 / 5 / 10 (%): " + ", ".join(chances) + ".")
-        return notes
-
-    def _either(self, key: str) -> float:
-        return self.after.get(key, self.before.get(key, math.nan))
-
-    def _console_group(self, group: str) -> str:
-        first, width = 16, 10
-        head = f"{'':{first}}" + " | ".join(f"{title:^{3 * width}}" for title in DIRECTIONS.values())
-        names = f"{'':{first}}" + " | ".join(
-            "".join(f"{name:>{width}}" for name in ("before", "after", "change")) for _ in DIRECTIONS
-        )
-        lines = [f"{group}:"] if group else []
-        lines += [head.rstrip(), names, "-" * len(names)]
-        for heading, *cells in self._cells(group):
-            halves = ("".join(f"{cell:>{width}}" for cell in half) for half in (cells[:3], cells[3:]))
-            lines.append(f"{heading:{first}}" + " | ".join(halves))
-        return "\n".join(lines + self._footnotes(group))
-
-    def _markdown_group(self, group: str) -> str:
-        columns = [
-            f"{title}, {name}" for title in ("image → text", "text → image") for name in ("before", "after", "change")
-        ]
-        lines = [f"**{group}**", ""] if group else []
-        lines += ["| | " + " | ".join(columns) + " |", "|:--|" + "--:|" * len(columns)]
-        lines += ["| " + " | ".join(row) + " |" for row in self._cells(group)]
-        notes = [note.replace("->", "→") for note in self._footnotes(group)]
-        return "\n".join(lines + ([""] + notes if notes else []))
+def _intervals(replicates: dict[str, Any]) -> dict[str, list[float]]:
+    found = {key: interval(values) for key, values in replicates.items()}
+    return {key: ends for key, ends in found.items() if ends is not None}
 
 
-def _key(group: str, direction: str, metric: str) -> str:
-    return "/".join(filter(None, (group, direction, metric)))
-
-
-def _number(value: float, metric: str, percent: bool, signed: bool = False) -> str:
-    if not math.isfinite(value):
-        return "n/a"
-    digits = 3 if metric == "mrr" else 1
-    return f"{100 * value if percent else value:{'+' if signed else ''}.{digits}f}"
-
-
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
+    """The same with `None` for every number that is not finite, since JSON has no word for them."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
-        return {str(key): _without_nan(item) for key, item in value.items()}
-    return [_without_nan(item) for item in value] if isinstance(value, list | tuple) else value
+        return {str(key): without_nan(item) for key, item in value.items()}
+    return [without_nan(item) for item in value] if isinstance(value, list | tuple) else value

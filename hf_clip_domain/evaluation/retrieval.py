@@ -4,6 +4,9 @@
 - Ties are pessimistic: a negative within float noise of the positive ranks ahead of it. A model that gives
   every picture the same embedding therefore scores 0, not 100%.
 - Recall@k is the share of queries whose rank is at most k. Other positives never push the best one down.
+- Average precision and nDCG@k look at all positives of a query; the j-th of them stands at j + the negatives ahead
+  of it (Manning et al. 2008, "Introduction to Information Retrieval", section 8.4; Järvelin and Kekäläinen 2002,
+  "Cumulated gain-based evaluation of IR techniques", with gains 0 and 1).
 - Chance is the expected recall of a random ranking, exactly: a query with p positives among N candidates is a
   hit in the first k with probability `1 - C(N-p, k) / C(N, k)` (hypergeometric), averaged over the queries.
 - A query without a positive is not asked, but stays among the candidates of the other direction.
@@ -17,11 +20,12 @@ from collections.abc import Callable, Sequence
 import torch
 
 from hf_clip_domain.errors import ClipDomainError
+from hf_clip_domain.evaluation.ranking import Ahead, negatives_ahead
 from hf_clip_domain.similarity import cosine
 
 KS = (1, 5, 10)
-# Two scores this close (relative to their size, at least 1) differ by float32 rounding, not by knowledge.
-TIE_TOLERANCE = 1e-6
+NDCG_DEPTH = 10
+DIRECTIONS = ("image_to_text", "text_to_image")
 
 
 def retrieval_metrics(
@@ -31,7 +35,8 @@ def retrieval_metrics(
     *,
     similarity: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = cosine,
     ks: Sequence[int] = KS,
-    chunk: int = 1024,
+    chunk: int = 2048,
+    progress: bool | None = False,
 ) -> dict[str, float]:
     """Score image-to-text and text-to-image retrieval.
 
@@ -43,71 +48,86 @@ def retrieval_metrics(
         similarity: `(a, d), (b, d) -> (a, b)`, images first, larger is more alike.
         ks: the depths of recall.
         chunk: at most `chunk * chunk` scores are held at a time.
+        progress: a bar, see `negatives_ahead`.
 
     Returns:
         Flat `dict[str, float]`: for each direction (`image_to_text`, `text_to_image`) `recall@k`,
-        `chance_recall@k`, `mean_rank`, `median_rank`, `mrr`, `candidates` and `queries`; and `candidates`,
-        the number of images.
+        `chance_recall@k`, `mean_rank`, `median_rank`, `mrr`, `map`, `ndcg@10`, `candidates` and `queries`; and
+        `candidates`, the number of images.
 
     Raises:
         ClipDomainError: an embedding is not finite, the shapes disagree, or there is no positive pair.
     """
-    image_embeds, text_embeds = _checked(image_embeds, "image"), _checked(text_embeds, "text")
-    if image_embeds.shape[1] != text_embeds.shape[1]:
-        raise ClipDomainError(
-            f"image embeddings have {image_embeds.shape[1]} dimensions and text embeddings "
-            f"{text_embeds.shape[1]}; both must come from the same model."
-        )
-    images, texts = len(image_embeds), len(text_embeds)
-    pairs = _pairs(positives, images, texts)  # (p, 2)
+    image_embeds, text_embeds, pairs = checked(image_embeds, text_embeds, positives)
+    ahead = negatives_ahead(image_embeds, text_embeds, pairs, similarity, chunk, progress)
+    return metrics_of(pairs, ahead, len(image_embeds), len(text_embeds), ks)
 
+
+def metrics_of(pairs: torch.Tensor, ahead: Ahead, images: int, texts: int, ks: Sequence[int] = KS) -> dict[str, float]:
+    """The metrics that the counts of `negatives_ahead` amount to; see `retrieval_metrics` for the keys."""
     metrics: dict[str, float] = {"candidates": float(images)}
-    directions = {
-        "image_to_text": (image_embeds, text_embeds, pairs, similarity),
-        "text_to_image": (text_embeds, image_embeds, pairs.flip(1), lambda q, c: similarity(c, q).T),
-    }
-    for direction, (queries, candidates, query_pairs, score) in directions.items():
-        ranks = best_ranks(queries, candidates, query_pairs, score, chunk)
-        positives_each = torch.bincount(query_pairs[:, 0], minlength=len(queries))
-        asked = positives_each > 0
-        for name, value in _summary(ranks[asked], positives_each[asked], len(candidates), ks).items():
+    for direction, queries, counts, candidates in (
+        ("image_to_text", pairs[:, 0], ahead.texts, texts),
+        ("text_to_image", pairs[:, 1], ahead.images, images),
+    ):
+        values = per_query(queries, counts, ks)
+        for name, value in summary(values, candidates, ks).items():
             metrics[f"{direction}/{name}"] = value
     return metrics
 
 
-def best_ranks(
-    queries: torch.Tensor,
-    candidates: torch.Tensor,
-    pairs: torch.Tensor,
-    score: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-    chunk: int,
-) -> torch.Tensor:
-    """Rank (from 1) of every query's best positive, ties pessimistic: `(q, d), (c, d), (p, 2) -> (q,)` int64.
+def per_query(query_of_pair: torch.Tensor, ahead: torch.Tensor, ks: Sequence[int] = KS) -> dict[str, torch.Tensor]:
+    """What every asked query scores, float64 `(q,)`, queries in the order of their index.
 
-    Meaningless for a query without a positive. Two passes over blocks of scores: the first finds each query's
-    best positive, the second counts the negatives that reach it.
+    Args:
+        query_of_pair, ahead `(p,)`: the query of every positive pair, and the negatives ahead of it.
+
+    Returns:
+        `query` (index), `positives`, `rank`, `recall@k`, `mrr`, `map` and `ndcg@10` (names of the metrics that they
+        average to).
     """
-    best = torch.full((len(queries),), -torch.inf)
-    ahead = torch.zeros(len(queries), dtype=torch.int64)
-    for start in range(0, len(queries), chunk):
-        rows = slice(start, min(start + chunk, len(queries)))
-        own = pairs[(pairs[:, 0] >= rows.start) & (pairs[:, 0] < rows.stop)]
-        blocks = []
-        for left in range(0, len(candidates), chunk):
-            columns = slice(left, min(left + chunk, len(candidates)))
-            inside = own[(own[:, 1] >= columns.start) & (own[:, 1] < columns.stop)]
-            blocks.append((columns, inside[:, 0] - rows.start, inside[:, 1] - columns.start))
-        for columns, row, column in blocks:
-            if len(row):
-                scores = score(queries[rows], candidates[columns]).float()
-                best[rows].scatter_reduce_(0, row, scores[row, column], "amax")
-        threshold = best[rows] - TIE_TOLERANCE * best[rows].abs().clamp(min=1)
-        for columns, row, column in blocks:
-            scores = score(queries[rows], candidates[columns]).float()  # (<= chunk, <= chunk)
-            reaching = scores >= threshold[:, None]
-            reaching[row, column] = False
-            ahead[rows] += reaching.sum(dim=1)
-    return ahead + 1
+    order = ahead.argsort(stable=True)
+    order = order[query_of_pair[order].argsort(stable=True)]  # by query, then by the negatives ahead
+    query, inverse, count = query_of_pair[order].unique_consecutive(return_inverse=True, return_counts=True)
+    first = count.cumsum(0) - count
+    nth = torch.arange(len(order)) - first[inverse] + 1  # 1 for a query's best positive
+    position = (nth + ahead[order]).double()
+
+    def added(values: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(len(query), dtype=torch.float64).index_add_(0, inverse, values)
+
+    rank = position[first]
+    gain = torch.where(position <= NDCG_DEPTH, (1 + position).log2().reciprocal(), 0.0)
+    ideal = torch.where(nth <= NDCG_DEPTH, (1 + nth.double()).log2().reciprocal(), 0.0)
+    return {
+        "query": query,
+        "positives": count,
+        "rank": rank,
+        **{f"recall@{k}": (rank <= k).double() for k in ks},
+        "mrr": rank.reciprocal(),
+        "map": added(nth / position) / count,
+        f"ndcg@{NDCG_DEPTH}": added(gain) / added(ideal),
+    }
+
+
+def summary(
+    values: dict[str, torch.Tensor], candidates: int | torch.Tensor, ks: Sequence[int] = KS
+) -> dict[str, float]:
+    """Averages of what `per_query` returns; `candidates` is one number, or one a query `(q,)`."""
+    rank, positives = values["rank"], values["positives"]
+    sizes = torch.as_tensor(candidates).expand(len(rank))
+    kinds, counts = torch.stack([positives, sizes]).unique(dim=1, return_counts=True)  # (2, kinds)
+    kinds = list(zip(*kinds.tolist(), counts.tolist(), strict=True))
+    found = {f"recall@{k}": values[f"recall@{k}"].mean().item() for k in ks}
+    for k in ks:
+        found[f"chance_recall@{k}"] = sum(n * chance_recall(p, size, k) for p, size, n in kinds) / len(rank)
+    found["mean_rank"] = rank.mean().item()
+    found["median_rank"] = statistics.median(rank.tolist())
+    for name in ("mrr", "map", f"ndcg@{NDCG_DEPTH}"):
+        found[name] = values[name].mean().item()
+    found["candidates"] = sizes.double().mean().item()
+    found["queries"] = float(len(rank))
+    return found
 
 
 def chance_recall(positives: int, candidates: int, k: int) -> float:
@@ -119,18 +139,23 @@ def chance_recall(positives: int, candidates: int, k: int) -> float:
     return 1.0 - miss
 
 
-def _summary(ranks: torch.Tensor, positives_each: torch.Tensor, candidates: int, ks: Sequence[int]) -> dict[str, float]:
-    ranks = ranks.double()
-    counts = list(zip(*(t.tolist() for t in positives_each.unique(return_counts=True)), strict=True))
-    summary = {f"recall@{k}": (ranks <= k).double().mean().item() for k in ks}
-    for k in ks:
-        summary[f"chance_recall@{k}"] = sum(n * chance_recall(p, candidates, k) for p, n in counts) / len(ranks)
-    summary["mean_rank"] = ranks.mean().item()
-    summary["median_rank"] = statistics.median(ranks.tolist())
-    summary["mrr"] = ranks.reciprocal().mean().item()
-    summary["candidates"] = float(candidates)
-    summary["queries"] = float(len(ranks))
-    return summary
+def checked(
+    image_embeds: torch.Tensor,
+    text_embeds: torch.Tensor,
+    positives: Sequence[tuple[int, int]] | torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Finite float32 embeddings of one width on the CPU, and the pairs `(p, 2)`, each once.
+
+    Raises:
+        ClipDomainError: see `retrieval_metrics`.
+    """
+    image_embeds, text_embeds = _checked(image_embeds, "image"), _checked(text_embeds, "text")
+    if image_embeds.shape[1] != text_embeds.shape[1]:
+        raise ClipDomainError(
+            f"image embeddings have {image_embeds.shape[1]} dimensions and text embeddings "
+            f"{text_embeds.shape[1]}; both must come from the same model."
+        )
+    return image_embeds, text_embeds, _pairs(positives, len(image_embeds), len(text_embeds))
 
 
 def _checked(embeds: torch.Tensor, what: str) -> torch.Tensor:
