@@ -80,6 +80,9 @@ def test_a_slow_address_holds_nobody_up(server):
     assert time.monotonic() - start < 0.5
     notifier.close(seconds=0.2)
     assert time.monotonic() - start < 2
+    server.gate.set()  # what still waits must not fail within the next test
+    notifier._thread.join(10)
+    assert not notifier._thread.is_alive()
 
 
 @pytest.mark.parametrize("kind", ["status", "nobody", "timeout", "command"])

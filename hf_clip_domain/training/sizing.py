@@ -59,11 +59,7 @@ class MicroBatchSizing(TrainerCallback):
         rows = len(inputs["input_ids"])
         if rows < MOST_PROBED:  # no batch to save memory on
             return
-        shape = (rows, *(tuple(value.shape[1:]) for value in inputs.values() if torch.is_tensor(value)))
-        if shape not in self.models:
-            self.models[shape] = self._fitted(inputs)
-            self._measure()
-        model, plan = self.models[shape], self.replay.plan
+        model, plan = self._model(inputs, rows), self.replay.plan
         best = model.plan(rows, self.room)
         if not self._thrifty and self.device.type == "cpu" and model.need(best, rows) > _TIGHT * self.room:
             memory.give_blocks_back()
@@ -79,6 +75,19 @@ class MicroBatchSizing(TrainerCallback):
         if chosen != plan or not self._started:
             self._tell(chosen, rows, model)
         self.replay.plan, self._started = chosen, True
+
+    def _model(self, inputs: dict, rows: int) -> MemoryModel:
+        """That of this shape of batch, or of a larger one that fits easily, which needs no probing."""
+        shapes = {name: tuple(value.shape[1:]) for name, value in inputs.items() if torch.is_tensor(value)}
+        key = (rows, *sorted(shapes.items()))
+        if key in self.models:
+            return self.models[key]
+        for other, model in self.models.items():
+            if _covers(other, key) and model.need(MicroBatches(None), rows) <= _TIGHT * self.room:
+                return model
+        self.models[key] = self._fitted(inputs)
+        self._measure()
+        return self.models[key]
 
     def _fitted(self, inputs: dict) -> MemoryModel:
         try:
@@ -96,3 +105,11 @@ class MicroBatchSizing(TrainerCallback):
             f"({model.need(plan, rows) / memory.MIB:,.0f} MiB predicted, {self.room / memory.MIB:,.0f} MiB to use)."
         )
         self.replay.tell(None, sentence)
+
+
+def _covers(larger: tuple, smaller: tuple) -> bool:
+    """Whether a batch of the first shape has the same tensors as one of the second, and none of them smaller."""
+    if larger[0] < smaller[0] or [name for name, _ in larger[1:]] != [name for name, _ in smaller[1:]]:
+        return False
+    pairs = ((a, b) for (_, a), (_, b) in zip(larger[1:], smaller[1:], strict=True))
+    return all(len(a) == len(b) and all(x >= y for x, y in zip(a, b, strict=True)) for a, b in pairs)

@@ -117,6 +117,18 @@ def test_the_plan_shrinks_at_once_and_grows_when_there_is_clearly_more(trainer, 
     assert "0 of 64 rows embedded twice" in told[-1][1]
 
 
+def test_a_shape_is_probed_once_and_a_smaller_one_only_where_memory_is_tight(trainer, batch, monkeypatch):
+    probed, fit = [], trainer.steps.sizing.fit
+    trainer.steps.sizing.fit = lambda inputs: probed.append(inputs["input_ids"].shape[1]) or fit(inputs)
+    with_room(monkeypatch, trainer, 2**40)
+    for number, length in enumerate((10, 10, 8, 12, 9, 12)):
+        trainer.steps.sizing.choose(batch(16, length=length), number)
+    assert probed == [10, 12]
+    with_room(monkeypatch, trainer, int(trainer._fit_memory(batch(16)).need(MicroBatches(None), 16)))
+    trainer.steps.sizing.choose(batch(16, length=7), 7)
+    assert probed == [10, 12, 7]
+
+
 def test_where_the_probe_does_not_fit_one_row_at_a_time_is_tried(trainer, batch, monkeypatch):
     def refuse_several(module, arguments):
         if len(arguments[0]) > 1:
