@@ -84,12 +84,27 @@ class DataArguments:
             "choices": ["truncate", "sentence"],
         },
     )
+    probe_dataset: str = field(
+        default="samples",
+        metadata={
+            "help": "General pairs on which forgetting is measured at every evaluation: as for --dataset, 'samples' for "
+            "the embedded general ones (synthetic), or 'none'."
+        },
+    )
+    probe_domain: str = field(
+        default="general", metadata={"help": "Domain by which the probe's pictures and texts are treated."}
+    )
+    probe_rows: int = field(
+        default=500, metadata={"help": "Most rows of the probe in training, and most before and after."}
+    )
 
     def __post_init__(self):
         for name in ("validation_fraction", "test_fraction", "max_bad_fraction"):
             value = getattr(self, name)
             if not 0 <= value < 1:
                 raise ClipDomainError(f"--{name} {value}: expected a share from 0 to below 1, such as 0.1.")
+        if self.probe_rows < 1:
+            raise ClipDomainError(f"--probe_rows {self.probe_rows}: expected 1 or more ('--probe_dataset none' for none).")
 
 
 @dataclass
@@ -161,6 +176,20 @@ class ClipTrainingArguments(TrainingArguments):
     auto_tune_minutes: float = field(default=10.0, metadata={"help": "Budget of the search in minutes."})
     auto_tune_trials: int = field(default=20, metadata={"help": "Short runs at most."})
     auto_tune_epochs: float = field(default=2.0, metadata={"help": "Epochs of each."})
+    wise_ft: bool = field(
+        default=False,
+        metadata={
+            "help": "After training, interpolate the weights between base and tuned model, and save the best for the "
+            "domain within --forgetting_budget (WiSE-FT); both are judged on validation splits."
+        },
+    )
+    forgetting_budget: float = field(
+        default=1.5,
+        metadata={
+            "help": "Percentage points of the probe's mean Recall@10 (of both directions) that --wise_ft may give up "
+            "against the base model."
+        },
+    )
     early_stopping_patience: int | None = field(
         default=None,
         metadata={"help": "Stop after so many evaluations without a better metric_for_best_model. Default: never."},
@@ -203,6 +232,8 @@ class ClipTrainingArguments(TrainingArguments):
                 raise ClipDomainError(f"--{name} {getattr(self, name)}: expected a number above 0.")
         if self.image_sizes is not None and (not self.image_sizes or min(self.image_sizes) < 1):
             raise ClipDomainError(f"--image_sizes {self.image_sizes}: expected one or more sizes in pixels.")
+        if not self.forgetting_budget >= 0:
+            raise ClipDomainError(f"--forgetting_budget {self.forgetting_budget}: expected points of recall, 0 or more.")
         if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
             raise ClipDomainError(f"--early_stopping_patience {self.early_stopping_patience}: expected 1 or more.")
 

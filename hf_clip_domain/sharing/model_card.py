@@ -17,6 +17,7 @@ from hf_clip_domain.sharing.environment import git_commit, hardware, versions
 STARTER = "starter"
 _PICTURES = {
     "recall.png": "Recall before and after",
+    "forgetting.png": "Domain against general recall of the models between base and tuned one, on validation splits",
     "training_curve.png": "Training curve",
     "retrieval_sample.png": "What test captions find; the right picture is framed",
 }
