@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict, concatenate_datasets
 from torch import nn
 
 from hf_clip_domain.arguments import DataArguments
@@ -31,10 +31,14 @@ from hf_clip_domain.similarity import SimilarityFunction, blend_similarities
 SAMPLES, NONE = "samples", "none"
 
 
-def read_probe(data: DataArguments, domain: Domain, seed: int, *, smoke: bool) -> DatasetDict | None:
+def read_probe(
+    data: DataArguments, domain: Domain, seed: int, *, smoke: bool, replay_rows: int = 0
+) -> DatasetDict | None:
     """General pairs to measure forgetting on: at most `probe_rows` of `validation` and of `test`; `None` for no probe.
 
-    Rows of a split are drawn by chance, always the same. A source without held-out splits is cut in two halves. The
+    With `replay_rows`, at most so many others to train on, `train`.
+
+    Rows of a split are drawn by chance, always the same. A quarter each is held out where the source does not say. The
     embedded general samples do not probe a run that trains on them.
 
     Raises:
@@ -45,14 +49,27 @@ def read_probe(data: DataArguments, domain: Domain, seed: int, *, smoke: bool) -
         return None
     limit = min(data.probe_rows, SMOKE_ROWS) if smoke else data.probe_rows
     if data.probe_dataset == SAMPLES:
-        return load_samples(GENERAL, train=0, validation=min(limit, 150), test=min(limit, 250))
-    pairs = load_pairs(data.probe_dataset, validation_fraction=0.5, test_fraction=0.49, seed=seed)
+        return load_samples(GENERAL, train=replay_rows, validation=min(limit, 150), test=min(limit, 250))
+    # The same rows with and without replay, so that runs compare and no merge is chosen by rows that were trained on.
+    pairs = load_pairs(data.probe_dataset, validation_fraction=0.25, test_fraction=0.25, seed=seed)
     if not {"validation", "test"} <= set(pairs):
         raise ClipDomainError(
             f"--probe_dataset {data.probe_dataset}: too few rows to choose a model by some and judge it by others."
         )
-    probe = DatasetDict({name: pairs[name].shuffle(seed=0) for name in ("validation", "test")})
-    return DatasetDict({name: rows.select(range(min(limit, len(rows)))) for name, rows in probe.items()})
+    limits = {"validation": limit, "test": limit} | ({"train": replay_rows} if replay_rows else {})
+    probe = DatasetDict()
+    for name, most in limits.items():
+        if name in pairs:
+            probe[name] = pairs[name].shuffle(seed=0).select(range(min(most, len(pairs[name]))))
+    return probe
+
+
+def with_replay(pairs: Dataset, replay: Dataset) -> Dataset:
+    """The training rows and general ones after them, which have no label and belong to no group of theirs."""
+    unlabelled = replay.remove_columns(["label", "group"])
+    for name in ("label", "group"):
+        unlabelled = unlabelled.add_column(name, [None] * len(replay), feature=pairs.features[name])
+    return concatenate_datasets([pairs, unlabelled.cast(pairs.features)])
 
 
 class RunScores:
@@ -60,6 +77,7 @@ class RunScores:
 
     Attributes:
         probe: the probe's validation split, or `None` without a probe.
+        train: the training rows, with general ones among them where asked for.
 
     Raises:
         ClipDomainError: the probe's domain or dataset cannot be used.
@@ -67,8 +85,16 @@ class RunScores:
 
     def __init__(self, options: RunOptions, processor: Any, pairs: DatasetDict) -> None:
         training, general = options.training, load_domain(options.data.probe_domain)
+        rows, share = 0, options.data.replay_fraction
+        if share:
+            if options.data.streaming:
+                raise ClipDomainError("--replay_fraction mixes rows of two tables, which --streaming does not allow.")
+            rows = round(len(pairs["train"]) * share / (1 - share))
         with training.main_process_first(desc="reading the probe"):
-            probe = read_probe(options.data, options.domain, training.seed, smoke=options.smoke)
+            probe = read_probe(options.data, options.domain, training.seed, smoke=options.smoke, replay_rows=rows)
+        if share and "train" not in (probe or {}):
+            raise ClipDomainError("--replay_fraction: --probe_dataset has no general pairs left to train on.")
+        self.train = with_replay(pairs["train"], probe["train"]) if share else pairs["train"]
         shared = {"processor": processor, "batch_size": training.per_device_eval_batch_size}
         self._test: list[RetrievalEvaluator] = [RetrievalEvaluator(pairs["test"], domain=options.domain, **shared)]
         self.probe = None

@@ -47,6 +47,7 @@ def run(argv: list[str]) -> int:
     before = scores.on_test(model, base_similarity)
     if scores.probe is not None:
         scores.probe.similarity = similarity
+    pairs["train"] = scores.train
     trainer = build_trainer(model, processor, pairs, options, loss, probe=scores.probe)
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
     model = trainer.accelerator.unwrap_model(trainer.model)

@@ -43,7 +43,11 @@ def test_the_probe_names_its_group_and_the_mean_by_which_forgetting_is_told(clip
 
 def test_what_is_retained_stands_in_the_report():
     sides = [
-        {f"general/{direction}/recall@{k}": value for direction in ("image_to_text", "text_to_image") for k in (1, 5, 10)}
+        {
+            f"general/{direction}/recall@{k}": value
+            for direction in ("image_to_text", "text_to_image")
+            for k in (1, 5, 10)
+        }
         | {"general/mean_recall@10": value}
         for value in (0.5, 0.4)
     ]

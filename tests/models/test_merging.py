@@ -51,7 +51,9 @@ def test_half_precision_is_mixed_in_single_and_kept():
 
 
 def test_what_does_not_fit_is_named():
-    with pytest.raises(ClipDomainError, match="different architectures: 32 tensors stand in one alone, such as text_mod"):
+    with pytest.raises(
+        ClipDomainError, match="different architectures: 32 tensors stand in one alone, such as text_mod"
+    ):
         merge_weights(make_clip(), make_clip(layers=2), 0.5)
     with pytest.raises(ClipDomainError, match=r"position_embedding.weight \(16, 32\) and \(20, 32\).*max_text_length"):
         merge_weights(make_clip(), make_clip(positions=20), 0.5)
