@@ -12,6 +12,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from hf_clip_domain.domains import Domain
 from hf_clip_domain.evaluation import EvaluationReport
+from hf_clip_domain.evaluation.forgetting import GENERAL
 from hf_clip_domain.sharing.environment import git_commit, hardware, versions
 
 STARTER = "starter"
@@ -83,12 +84,14 @@ def write_model_card(
 
 
 def _eval_results(report: EvaluationReport, domain: Domain, hub_dataset: str | None) -> list[EvalResult]:
+    own = (hub_dataset or f"{domain.name}-local", hub_dataset or f"{domain.title or domain.name} test split")
+    probe = (f"{GENERAL}-probe", "General pairs, to measure forgetting")
     return [
         EvalResult(
             task_type="image-text-retrieval",
             task_name="Image-text retrieval",
-            dataset_type=hub_dataset or f"{domain.name}-local",
-            dataset_name=hub_dataset or f"{domain.title or domain.name} test split",
+            dataset_type=(probe if kind.startswith(f"{GENERAL}_") else own)[0],
+            dataset_name=(probe if kind.startswith(f"{GENERAL}_") else own)[1],
             metric_type=kind,
             metric_name=name,
             metric_value=value,

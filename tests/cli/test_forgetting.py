@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from PIL import Image
 from transformers import CLIPModel
 
@@ -43,6 +44,9 @@ def test_a_run_scores_the_probe_and_its_folder_can_be_merged(tmp_path, capsys):
     assert report["after"]["general/lost_points"] == pytest.approx(100 * (before - after))
     assert 0 < history(out)[-1]["eval_general/mean_recall@10"] < 1
     assert "Retained: " in (out / "README.md").read_text()
+    results = ModelCard.load(out / "README.md").data.eval_results
+    named = {result.metric_type: result.dataset_name for result in results}
+    assert named["general_text_to_image_recall@10"] != named["text_to_image_recall@10"]
 
     command = [sys.executable, "-m", "hf_clip_domain.cli.main", "merge", "starter", str(out)]
     command += ["--alphas", "0,0.5,1", "--forgetting_budget", "100", "--output", str(merged)]
@@ -126,7 +130,7 @@ def test_a_soup_of_two_runs(tmp_path, capsys):
 
 
 def test_the_users_own_probe_is_limited_disjoint_and_always_the_same(tmp_path):
-    draw_shades(tmp_path / "pairs", 60, "shade")
+    draw_shades(tmp_path / "pairs", 120, "shade")
     data = DataArguments(probe_dataset=str(tmp_path / "pairs"), probe_rows=12)
     probe, again = (read_probe(data, load_domain("general"), 0, smoke=False) for _ in range(2))
     assert probe["validation"]["text"] == again["validation"]["text"]
@@ -136,8 +140,8 @@ def test_the_users_own_probe_is_limited_disjoint_and_always_the_same(tmp_path):
 
 @pytest.mark.slow
 def test_replayed_rows_are_trained_on_and_none_is_scored(tmp_path):
-    """Of 40 rows 20 are held out for the probe; a run of 60 rows at a quarter of replay takes 20 others."""
-    draw_shades(tmp_path / "general", 40, "shade")
+    """Of 80 rows 40 are held out for the probe; a run of 60 rows at a quarter of replay takes 20 others."""
+    draw_shades(tmp_path / "general", 80, "shade")
     draw_shades(tmp_path / "own", 90, "tone")
     data = DataArguments(probe_dataset=str(tmp_path / "general"), replay_fraction=0.25)
     probe = read_probe(data, load_domain("general"), 0, smoke=False, replay_rows=20)
