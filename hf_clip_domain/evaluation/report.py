@@ -136,6 +136,10 @@ class EvaluationReport:
                 chances.append(f"{title} " + " / ".join(f"{100 * value:.1f}" for value in values))
         if chances:
             notes.append("Chance Recall@1 / 5 / 10 (%): " + ", ".join(chances) + ".")
+        kept = self.after.get(f"{group}/retained_recall@10", math.nan)
+        if math.isfinite(kept):
+            lost = self.after[f"{group}/lost_points"]
+            notes.append(f"Retained: {kept:.1%} of the mean Recall@10, {lost:.1f} points lost.")
         return notes
 
     def _either(self, key: str) -> float:
