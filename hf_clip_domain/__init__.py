@@ -23,6 +23,7 @@ _HOMES = {
     "ClipEmbedder": "embedder",
     "RetrievalEvaluator": "evaluation",
     "EvaluationReport": "evaluation",
+    "merge_weights": "models.merging",
 }
 __all__ = [*_HOMES, "__version__"]
 

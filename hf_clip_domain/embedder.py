@@ -223,6 +223,8 @@ class ClipEmbedder:
                 yield torch.stack([future.result() for future in waiting.popleft()])
 
     def _pixels(self, position: int, image: Any) -> torch.Tensor:
+        if isinstance(image, torch.Tensor) and image.is_floating_point() and image.shape[:-2] == (3,):
+            return image  # (3, h, w), prepared before by the same transform, see `RepeatedEvaluator`
         try:
             if self._transform is not None:
                 return self._transform.evaluation(image)  # decodes a large JPEG no larger than it needs

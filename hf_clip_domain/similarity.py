@@ -5,6 +5,7 @@ One similarity, chosen by name, is used alike by the loss, by retrieval and by w
 
 from __future__ import annotations
 
+import copy
 import importlib
 import json
 from collections.abc import Callable
@@ -168,6 +169,31 @@ def load_similarity(file: str | Path, weights: str | Path | None = None) -> Simi
             similarity.fit(len(tensors["weight"]))
         similarity.load_state_dict(tensors)
     return similarity
+
+
+def blend_similarities(base: SimilarityFunction, tuned: SimilarityFunction, alpha: float) -> SimilarityFunction:
+    """The similarity of a model whose weights lie `alpha` of the way from base to tuned: a learned one is interpolated
+    like them, from the base's or, where that is the cosine, from how it began; others have to be equal.
+
+    Raises:
+        ClipDomainError: two different similarities, between which there is nothing.
+    """
+    base, tuned = build_similarity(base), build_similarity(tuned)
+    if not isinstance(tuned, nn.Module):
+        if tuned is base:
+            return tuned
+    elif type(base) is type(tuned) or (base is cosine and hasattr(tuned, "fit")):
+        blended = copy.deepcopy(tuned).cpu()
+        if base is cosine:
+            base = type(tuned)()
+            base.fit(len(tuned.state_dict()["weight"]))
+        first, last = base.state_dict(), blended.state_dict()
+        blended.load_state_dict({name: torch.lerp(first[name].cpu(), last[name], alpha) for name in last})
+        return blended
+    names = (getattr(kind, "__name__", type(kind).__name__) for kind in (base, tuned))
+    raise ClipDomainError(
+        "the base model compares by {} and the tuned one by {}: there is no model between them.".format(*names)
+    )
 
 
 def without_gradient(similarity: SimilarityFunction) -> SimilarityFunction:

@@ -74,7 +74,12 @@ def run(options, name: str, loss: dict, seed: int) -> dict[str, float]:
     if not (folder / "evaluation.json").exists():
         command = [sys.executable, str(RECIPE), "--domain", options.domain, "--dataset", str(options.dataset)]
         command += ["--model_name_or_path", "starter", "--output_dir", str(folder), "--seed", str(seed)]
-        command += ["--precision", "fp32"]  # the same on every machine
+        command += [
+            "--precision",
+            "fp32",
+            "--probe_dataset",
+            "none",
+        ]  # the same on every machine, and no more than is shown
         command += [
             "--loss",
             loss["loss"],

@@ -32,7 +32,8 @@ RECIPE = Path(__file__).parents[1] / "recipes" / "finetune.py"
 def finetune(domain: str, dataset: Path, model: str, output: Path, extra: list[str]) -> tuple[EvaluationReport, float]:
     """One run; returns its report and the minutes it took, set-up and both evaluations included."""
     command = [sys.executable, str(RECIPE), "--domain", domain, "--dataset", str(dataset)]
-    command += ["--model_name_or_path", model, "--output_dir", str(output), "--precision", "fp32", *extra]
+    command += ["--model_name_or_path", model, "--output_dir", str(output), "--precision", "fp32"]
+    command += ["--probe_dataset", "none", *extra]
     start = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return EvaluationReport.load(output / "evaluation.json"), (time.perf_counter() - start) / 60

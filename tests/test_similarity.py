@@ -3,6 +3,8 @@ import torch
 
 from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.similarity import (
+    Bilinear,
+    blend_similarities,
     build_similarity,
     cosine,
     dot,
@@ -95,3 +97,15 @@ def test_a_similarity_nobody_could_load_again_is_refused(tmp_path):
     (tmp_path / "similarity.json").write_text('{"name": "bilinear"}')
     with pytest.raises(ClipDomainError, match="similarity.safetensors is missing"):
         load_similarity(tmp_path / "similarity.json")
+
+
+def test_between_two_models_a_learned_similarity_is_interpolated_and_others_have_to_be_equal():
+    tuned = Bilinear(4)
+    tuned.weight.data = torch.randn(4, 4)
+    half = blend_similarities("cosine", tuned, 0.5)
+    torch.testing.assert_close(half.weight, (torch.eye(4) + tuned.weight) / 2)
+    quarter = blend_similarities(half, tuned, 0.5)
+    torch.testing.assert_close(quarter.weight, 0.25 * torch.eye(4) + 0.75 * tuned.weight)
+    assert blend_similarities("dot", "dot", 0.3) is build_similarity("dot")
+    with pytest.raises(ClipDomainError, match="by dot and the tuned one by Bilinear"):
+        blend_similarities("dot", tuned, 0.5)

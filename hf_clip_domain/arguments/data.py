@@ -53,9 +53,26 @@ class DataArguments:
             "choices": ["truncate", "sentence"],
         },
     )
+    probe_dataset: str = field(
+        default="samples",
+        metadata={
+            "help": "General pairs on which forgetting is measured at every evaluation: as for --dataset, 'samples' for "
+            "the embedded general ones (synthetic), or 'none'."
+        },
+    )
+    probe_domain: str = field(
+        default="general", metadata={"help": "Domain by which the probe's pictures and texts are treated."}
+    )
+    probe_rows: int = field(
+        default=500, metadata={"help": "Most rows of the probe in training, and most before and after."}
+    )
 
     def __post_init__(self):
         for name in ("validation_fraction", "test_fraction", "max_bad_fraction"):
             value = getattr(self, name)
             if not 0 <= value < 1:
                 raise ClipDomainError(f"--{name} {value}: expected a share from 0 to below 1, such as 0.1.")
+        if self.probe_rows < 1:
+            raise ClipDomainError(
+                f"--probe_rows {self.probe_rows}: expected 1 or more ('--probe_dataset none' for none)."
+            )

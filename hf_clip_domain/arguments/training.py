@@ -109,6 +109,20 @@ class ClipTrainingArguments(TrainingArguments):
             "help": "Evaluate and save an exponential moving average of the weights, such as 0.999. Default: the weights."
         },
     )
+    wise_ft: bool = field(
+        default=False,
+        metadata={
+            "help": "After training, interpolate the weights between base and tuned model, and save the best for the "
+            "domain within --forgetting_budget (WiSE-FT); both are judged on validation splits."
+        },
+    )
+    forgetting_budget: float = field(
+        default=1.5,
+        metadata={
+            "help": "Percentage points of the probe's mean Recall@10 (of both directions) that --wise_ft may give up "
+            "against the base model."
+        },
+    )
     early_stopping_patience: int | None = field(
         default=None,
         metadata={"help": "Stop after so many evaluations without a better metric_for_best_model. Default: never."},
@@ -213,6 +227,10 @@ class ClipTrainingArguments(TrainingArguments):
         if self.feature_cache is not None and self.image_sizes is not None:
             raise ClipDomainError(
                 "--feature_cache keeps features of pictures at the model's own size: leave out --image_sizes or the cache."
+            )
+        if not self.forgetting_budget >= 0:
+            raise ClipDomainError(
+                f"--forgetting_budget {self.forgetting_budget}: expected points of recall, 0 or more."
             )
         if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
             raise ClipDomainError(f"--early_stopping_patience {self.early_stopping_patience}: expected 1 or more.")

@@ -32,6 +32,7 @@ from hf_clip_domain.models.positions import text_capacity
 from hf_clip_domain.models.precision import record_precision
 from hf_clip_domain.training import ClipTrainer
 from hf_clip_domain.training.batch_size import choose_batch_size
+from hf_clip_domain.types import Evaluator
 
 logger = logging.get_logger(__name__)
 
@@ -137,11 +138,13 @@ def build_trainer(
     loss: nn.Module,
     relations: tuple[str, ...] = (),
     kind: type[ClipTrainer] = ClipTrainer,
+    probe: Evaluator | None = None,
     **more: Any,
 ) -> ClipTrainer:
     """A trainer on the training split that is evaluated on the validation split.
 
     Args:
+        probe: scores the model at every evaluation besides.
         relations: what batches shall tell about rows besides what `loss` needs.
         kind, more: another class of trainer, and its further arguments.
 
@@ -185,7 +188,8 @@ def build_trainer(
                 domain=options.domain,
                 batch_size=training.per_device_eval_batch_size,
                 similarity=similarity_of(loss),
-            )
+            ),
+            *([probe] if probe is not None else []),
         ]
         validation = PairDataset(pairs["validation"], transform, options.domain, train=False, relations=relations)
     return kind(

@@ -27,6 +27,10 @@ def _dispatch(argv: list[str]) -> int:
         from hf_clip_domain.cli.tune import run
 
         return run(argv[1:])
+    if argv[:1] == ["merge"]:
+        from hf_clip_domain.cli.merge import run
+
+        return run(argv[1:])
     parser = argparse.ArgumentParser(
         prog="hf-clip-domain", description="Adapt CLIP to a domain, and prove what improved.", epilog=EXIT_CODES
     )
@@ -34,6 +38,7 @@ def _dispatch(argv: list[str]) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("train", help="Adapt a model: score, train, score again, save.", add_help=False)
     commands.add_parser("tune", help="Search the loss's settings by short runs.", add_help=False)
+    commands.add_parser("merge", help="Between base and tuned model: adapted, and little forgotten.", add_help=False)
     command = argv[0] if argv else ""
     if command == "data":
         from hf_clip_domain.cli.data import add_parser

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
 from transformers import set_seed
 
 from hf_clip_domain.cli.assembly import build_trainer, load_parts, similarity_of
+from hf_clip_domain.cli.forgetting import RunScores, similarity_path, summary, tuned_checkpoint
 from hf_clip_domain.cli.options import RunOptions, parse_options
 from hf_clip_domain.cli.tune import tune, use_tuned_loss
 from hf_clip_domain.embedder import ClipEmbedder, similarity_beside
-from hf_clip_domain.evaluation import EvaluationReport, RetrievalEvaluator, measure
+from hf_clip_domain.errors import ClipDomainError
+from hf_clip_domain.evaluation import EvaluationReport
 from hf_clip_domain.evaluation.calibration import calibrate
+from hf_clip_domain.evaluation.forgetting import with_retained
 from hf_clip_domain.losses import build_loss
 from hf_clip_domain.models.adapters import is_adapted, save_adapted
+from hf_clip_domain.models.merging import uniform_soup
 from hf_clip_domain.sharing.run_folder import write_run_folder
 from hf_clip_domain.training.canary import check_before_training
 from hf_clip_domain.training.loss_module import without_loss
@@ -41,6 +44,10 @@ def _run(options: RunOptions, news: RunNews) -> int:
     set_seed(training.seed)
 
     build_loss(training.loss, **(training.loss_settings or {}))  # refused settings cost no loading
+    if training.wise_ft and options.adaptation.save_adapter == "adapter":
+        raise ClipDomainError(
+            "--wise_ft makes a plain model, which --save_adapter adapter has no place for: give merged or both."
+        )
     if not training.skip_device_check:
         check_before_training(training.device, training.precision)
     check_optimizer(training)
@@ -48,20 +55,35 @@ def _run(options: RunOptions, news: RunNews) -> int:
     if training.auto_tune_loss:
         use_tuned_loss(tune(model, processor, pairs, options, say), training)
     loss = build_loss(training.loss, **(training.loss_settings or {}))
-    score = partial(RetrievalEvaluator, processor=processor, domain=domain)
-    score = partial(score, batch_size=training.per_device_eval_batch_size)
-    base_similarity = similarity_beside(options.model.model_name_or_path, model)
-    before = measure(score(pairs["test"], similarity=base_similarity).embed(model), domain)
-    trainer = build_trainer(model, processor, pairs, options, loss, news=news)
+    base_similarity, similarity = similarity_beside(options.model.model_name_or_path, model), similarity_of(loss)
+    scores = RunScores(options, processor, pairs)
+    if training.wise_ft:
+        scores.check_choice("--wise_ft")
+        similarity_at = similarity_path(base_similarity, similarity)
+        base_weights = uniform_soup([model])  # a copy; an adapter changes nothing yet
+    before = scores.on_test(model, base_similarity)
+    if scores.probe is not None:
+        scores.probe.similarity = similarity
+    trainer = build_trainer(model, processor, pairs, options, loss, probe=scores.probe, news=news)
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
     model = trainer.accelerator.unwrap_model(trainer.model)
     adapted, form = is_adapted(model), options.adaptation.save_adapter
     if adapted:  # saved first and merged, so that what is scored is what others will load
         with without_loss(model):
             model = save_adapted(model, processor, output_dir, form, write=trainer.is_world_process_zero())
+    after, chosen, notes = scores.on_test(model, similarity), None, []
+    if training.wise_ft:
+        with without_loss(model):
+            ends = base_weights, uniform_soup([model])
+            chosen = scores.choose_merge(model, *ends, similarity_at, training.forgetting_budget)
+        similarity, tuned = similarity_at(chosen.best.alpha), after
+        after = scores.on_test(model, similarity)
+        notes = [chosen.verdict(), summary(before.metrics, tuned.metrics, after.metrics)]
+        if kept := tuned_checkpoint(output_dir, trainer.state.best_model_checkpoint):
+            notes.append(f"The tuned weights, unmerged, remain in {kept}.")
     report = EvaluationReport.compare(
         before,
-        measure(score(pairs["test"], similarity=similarity_of(loss)).embed(model), domain),
+        with_retained(before, after),
         dataset=options.data.dataset or f"embedded {domain.name} samples (synthetic)",
         domain=domain.name,
         base_model=options.model.model_name_or_path,
@@ -69,12 +91,16 @@ def _run(options: RunOptions, news: RunNews) -> int:
     calibration = None
     held_out_twice = "validation" in pairs and pairs["test"] is not pairs["validation"]
     if held_out_twice and training.process_index == 0:
-        embedder = ClipEmbedder(model, processor, domain=domain, similarity=similarity_of(loss))
+        embedder = ClipEmbedder(model, processor, domain=domain, similarity=similarity)
         calibration = calibrate(embedder, pairs["validation"], pairs["test"])
     if calibration is not None:
         report.extra["calibration"] = asdict(calibration)
+    if chosen is not None:
+        report.extra["wise_ft"] = {**chosen.to_json(), "tuned": with_retained(before, tuned).metrics}
     if not adapted:
         trainer.save_model()
+    elif chosen is not None and trainer.is_world_process_zero():
+        model.save_pretrained(output_dir)
     if trainer.is_world_process_zero():
         write_run_folder(
             output_dir,
@@ -87,14 +113,18 @@ def _run(options: RunOptions, news: RunNews) -> int:
             test_pairs=pairs["test"],
             log_history=trainer.state.log_history,
             configuration=options.to_yaml(),
-            similarity=similarity_of(loss),
+            similarity=similarity,
             loss_source=getattr(loss, "source", ""),
             calibration=calibration,
+            sweep=chosen,
+            notes=notes,
         )
     if training.world_size > 1:  # a process that ends while another still talks to it would take it down
         trainer.accelerator.wait_for_everyone()
         trainer.accelerator.end_training()
     say(report.table())
+    if chosen is not None:
+        say("\n".join(["", chosen.table(), "", *notes]))
     if calibration is not None:
         say(
             f"Zero-shot probabilities of {len(calibration.classes)} labels: calibration error "

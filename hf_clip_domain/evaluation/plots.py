@@ -49,7 +49,7 @@ STYLE = {
 
 
 def plot_training_curve(log_history: Sequence[dict[str, Any]], path: str | Path) -> Path:
-    """Draw loss, held-out recall (when measured) and learning rate over steps, from a trainer's log.
+    """Draw loss, held-out and general recall (when measured) and learning rate over steps, from a trainer's log.
 
     A run shorter than `logging_steps` has logged nothing; the picture says so: no plot fails a finished run.
     """
@@ -57,7 +57,9 @@ def plot_training_curve(log_history: Sequence[dict[str, Any]], path: str | Path)
     recalls = {title: _series(log_history, f"eval_{name}/recall@1") for name, title in DIRECTIONS.items()}
     recalls = {title: points for title, points in recalls.items() if points}
     eval_loss = _series(log_history, "eval_loss")
-    panels = ["loss"] * bool(loss or eval_loss) + ["recall"] * bool(recalls) + ["rate"] * bool(rate)
+    general = _series(log_history, "eval_general/mean_recall@10")
+    panels = ["loss"] * bool(loss or eval_loss) + ["recall"] * bool(recalls)
+    panels += ["general"] * bool(general) + ["rate"] * bool(rate)
     with _figure(path, (4.2 * max(len(panels), 1), 3.3)) as figure:
         if not panels:
             figure.text(0.5, 0.5, "no step was logged", ha="center")
@@ -75,6 +77,10 @@ def plot_training_curve(log_history: Sequence[dict[str, Any]], path: str | Path)
                     _line(axes, [(step, 100 * value) for step, value in points], color, title.replace("->", "→"))
                 axes.set_ylim(bottom=0)
                 _legend(axes)
+            elif panel == "general":
+                axes.set_title("General mean Recall@10 (%)")
+                _line(axes, [(step, 100 * value) for step, value in general], AFTER, None)
+                axes.set_ylim(bottom=0)
             else:
                 axes.set_title("Learning rate")
                 _line(axes, rate, "#777777", None)
@@ -163,6 +169,28 @@ def plot_trials(trials: Sequence[tuple[int, float | None]], path: str | Path) ->
         axes.step(*zip(*best, strict=True), where="post", color=ACCENT, label="best so far")
         axes.set(xlabel="Trial", ylabel="Validation recall@10 (%)")
         axes.legend()
+
+
+def plot_forgetting(points: Sequence[Any], chosen: Any, floor: float, path: str | Path) -> Path:
+    """Draw the domain against what is kept, a dot a merged model, from the base (0) to the tuned one (1).
+
+    Args:
+        points, chosen: with `alpha`, `target` and `general` (shares), by rising alpha; one of them.
+        floor: the general recall that the budget demands.
+    """
+    with _figure(path, (5.2, 3.8)) as figure:
+        axes = figure.add_subplot()
+        axes.plot(
+            [100 * point.general for point in points], [100 * point.target for point in points], "o-", color=AFTER
+        )
+        axes.plot(100 * chosen.general, 100 * chosen.target, "o", color=ACCENT, markersize=10, label="chosen", zorder=3)
+        axes.axvline(100 * floor, color="#777777", linestyle="dashed", linewidth=1.2, label="budget")
+        for point in points:
+            place = (100 * point.general, 100 * point.target)
+            axes.annotate(f"{point.alpha:.3g}", place, textcoords="offset points", xytext=(5, 5), fontsize=7)
+        axes.set(xlabel="General mean Recall@10 (%)", ylabel="Domain mean Recall@10 (%)")
+        axes.legend()
+    return Path(path)
 
 
 @contextmanager

@@ -78,7 +78,8 @@ def sections(report: EvaluationReport) -> list[Section]:
     groups = retrieval_groups(report.after)
     found = [_retrieval(report, group) for group in groups]
     retrieval = [key for key in report.after if any(f"{way}/" in key for way in DIRECTIONS) or key == "candidates"]
-    retrieval += [f"{group}/candidates" for group in groups if group]
+    told = ("candidates", "mean_recall@10", "retained_recall@10", "lost_points")  # in a group's notes, or of its rows
+    retrieval += [f"{group}/{name}" for group in groups if group for name in told]
     others: dict[str, list[str]] = {}
     for key in report.after:
         if key not in retrieval and "/" in key:
@@ -122,6 +123,10 @@ def _retrieval(report: EvaluationReport, group: str) -> Section:
             chances.append(f"{title} " + " / ".join(f"{100 * value:.1f}" for value in values))
     if chances:
         notes.append("Chance Recall@1 / 5 / 10 (%): " + ", ".join(chances) + ".")
+    kept = report.after.get(f"{group}/retained_recall@10", math.nan)
+    if math.isfinite(kept):
+        lost = report.after[f"{group}/lost_points"]
+        notes.append(f"Retained: {kept:.1%} of the mean Recall@10, {lost:.1f} points lost.")
     return Section(group, list(DIRECTIONS.values()), rows, notes + _interval_notes(report, group, rows))
 
 

@@ -12,12 +12,14 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from hf_clip_domain.domains import Domain
 from hf_clip_domain.evaluation import EvaluationReport
+from hf_clip_domain.evaluation.forgetting import GENERAL
 from hf_clip_domain.models.adapters import ADAPTER_CONFIG
 from hf_clip_domain.sharing.environment import git_commit, hardware, precision, versions
 
 STARTER = "starter"
 _PICTURES = {
     "recall.png": "Recall before and after",
+    "forgetting.png": "Domain against general recall of the models between base and tuned one, on validation splits",
     "training_curve.png": "Training curve",
     "retrieval_sample.png": "What test captions find; the right picture is framed",
 }
@@ -87,12 +89,14 @@ def write_model_card(
 
 
 def _eval_results(report: EvaluationReport, domain: Domain, hub_dataset: str | None) -> list[EvalResult]:
+    own = (hub_dataset or f"{domain.name}-local", hub_dataset or f"{domain.title or domain.name} test split")
+    probe = (f"{GENERAL}-probe", "General pairs, to measure forgetting")
     return [
         EvalResult(
             task_type="image-text-retrieval",
             task_name="Image-text retrieval",
-            dataset_type=hub_dataset or f"{domain.name}-local",
-            dataset_name=hub_dataset or f"{domain.title or domain.name} test split",
+            dataset_type=(probe if kind.startswith(f"{GENERAL}_") else own)[0],
+            dataset_name=(probe if kind.startswith(f"{GENERAL}_") else own)[1],
             metric_type=kind,
             metric_name=name,
             metric_value=value,

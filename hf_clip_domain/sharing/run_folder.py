@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,8 @@ from hf_clip_domain.domains import Domain
 from hf_clip_domain.embedder import CALIBRATION_FILE, ClipEmbedder
 from hf_clip_domain.evaluation import EvaluationReport
 from hf_clip_domain.evaluation.calibration import Calibration
-from hf_clip_domain.evaluation.plots import plot_recall, plot_retrieval_sample, plot_training_curve
+from hf_clip_domain.evaluation.plots import plot_forgetting, plot_recall, plot_retrieval_sample, plot_training_curve
+from hf_clip_domain.evaluation.wise_ft import Sweep
 from hf_clip_domain.sharing.model_card import write_model_card
 from hf_clip_domain.similarity import (
     SIMILARITY_FILE,
@@ -24,6 +27,7 @@ from hf_clip_domain.similarity import (
 )
 
 CONFIGURATION = "run.yaml"
+SWEEP_FILE, SWEEP_PLOT, CURVE_PLOT = "wise_ft.json", "forgetting.png", "training_curve.png"
 
 
 def write_run_folder(
@@ -36,11 +40,13 @@ def write_run_folder(
     base_model: str,
     dataset: str | None,
     test_pairs: Dataset,
-    log_history: list[dict[str, float]],
+    log_history: list[dict[str, float]] | None,
     configuration: str,
     similarity: SimilarityFunction = cosine,
     loss_source: str = "",
     calibration: Calibration | None = None,
+    sweep: Sweep | None = None,
+    notes: Sequence[str] = (),
 ) -> None:
     """Complete `folder`, which already holds the weights and the processor.
 
@@ -49,23 +55,30 @@ def write_run_folder(
 
     Args:
         dataset: a Hub id, a path, or `None` for the embedded synthetic samples.
-        log_history: `TrainerState.log_history`.
+        log_history: `TrainerState.log_history`; `None` for a model that no training made.
         configuration: YAML that `--config` takes.
         similarity: by which the model was trained and is to be used; kept as `similarity.json` unless it is the cosine.
         loss_source: the paper of the loss, for the card.
         calibration: kept as `calibration.json`.
+        sweep: how the weights were merged; kept as `wise_ft.json` and drawn as `forgetting.png`.
+        notes: further paragraphs of the card.
     """
     folder.mkdir(parents=True, exist_ok=True)
     processor.save_pretrained(folder)
     domain.save(folder)
     report.save(folder / "evaluation.json")
     (folder / CONFIGURATION).write_text(configuration, encoding="utf-8")
-    plot_training_curve(log_history, folder / "training_curve.png")
     plot_recall(report, folder / "recall.png")
-    for earlier in (SIMILARITY_FILE, SIMILARITY_WEIGHTS, CALIBRATION_FILE):  # of another run into the same folder
+    optional = (SIMILARITY_FILE, SIMILARITY_WEIGHTS, CALIBRATION_FILE, SWEEP_FILE, SWEEP_PLOT, CURVE_PLOT)
+    for earlier in optional:  # of another run into the same folder
         (folder / earlier).unlink(missing_ok=True)
+    if log_history is not None:
+        plot_training_curve(log_history, folder / CURVE_PLOT)
     if calibration is not None:
         calibration.save(folder)
+    if sweep is not None:
+        (folder / SWEEP_FILE).write_text(json.dumps(sweep.to_json(), indent=2) + "\n", encoding="utf-8")
+        plot_forgetting(sweep.points, sweep.best, sweep.points[0].general - sweep.budget / 100, folder / SWEEP_PLOT)
     similarity = build_similarity(similarity)
     save_similarity(similarity, folder)
     embedder = ClipEmbedder(model, processor, domain=domain, similarity=similarity)
@@ -77,5 +90,5 @@ def write_run_folder(
         base_model=base_model,
         dataset_name=dataset,
         training_arguments=yaml.safe_load(configuration),
-        notes=[f"Trained with the loss of {loss_source}."] if loss_source else [],
+        notes=[*notes, *([f"Trained with the loss of {loss_source}."] if loss_source else [])],
     )
