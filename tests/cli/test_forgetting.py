@@ -87,6 +87,7 @@ def plain(tmp_path_factory, train):
     return out
 
 
+@pytest.mark.slow
 def test_training_that_ends_with_a_merge_saves_it_and_keeps_the_tuned_weights(tmp_path, capsys, train, base, plain):
     out, budget = tmp_path / "run", 10
     options = ["--wise_ft", "true", "--forgetting_budget", str(budget)]
@@ -121,6 +122,7 @@ def test_training_that_ends_with_a_merge_saves_it_and_keeps_the_tuned_weights(tm
     assert all(torch.equal(value, saved[name]) for name, value in weights(out).items())
 
 
+@pytest.mark.slow
 def test_a_finished_run_can_be_merged(tmp_path, capsys, base, plain, sources):
     merged = tmp_path / "merged"
     command = ["merge", base, str(plain), *sources]
@@ -147,6 +149,7 @@ def test_a_finished_run_can_be_merged(tmp_path, capsys, base, plain, sources):
     assert "would replace it" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_adapter_is_merged_with_the_plain_base(tmp_path, train, base):
     """The adapter's own files hold the tuned end of the line, the base is the other, between them lies the model."""
     out = tmp_path / "run"
@@ -159,6 +162,7 @@ def test_an_adapter_is_merged_with_the_plain_base(tmp_path, train, base):
     assert_between(saved, first, tuned, curve["alpha"])
 
 
+@pytest.mark.slow
 def test_a_soup_of_two_models_that_no_run_left(tmp_path, capsys, base, sources):
     model, processor = load_model(base)
     origin = {name: value.clone() for name, value in model.state_dict().items()}
