@@ -1,15 +1,14 @@
 """The probe, --wise_ft and `merge` from end to end, on real small runs of the real commands."""
 
 import json
-import os
-import subprocess
-import sys
 
+import numpy as np
 import pytest
 import torch
 from huggingface_hub import ModelCard
 from PIL import Image
-from transformers import CLIPModel
+from tokenizers import pre_tokenizers
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 
 from hf_clip_domain.arguments import DataArguments
 from hf_clip_domain.cli.forgetting import read_probe
@@ -19,7 +18,12 @@ from hf_clip_domain.embedder import ClipEmbedder
 from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.models.loading import load_model
 
-SMOKE = ["--domain", "scientific", "--smoke", "--learning_rate", "1e-3", "--probe_rows", "32"]
+STEPS = "3"
+DATA = ["--domain", "scientific", "--precision", "fp32"]
+QUICK = ["--max_steps", STEPS, "--per_device_train_batch_size", "8"]
+QUICK += ["--micro_batch_size", "8", "--learning_rate", "1e-3", "--dataloader_num_workers", "0", "--monitor", "false"]
+QUICK += ["--save_strategy", "steps", "--save_steps", STEPS, "--eval_strategy", "steps", "--eval_steps", STEPS]
+CHECKPOINT = f"checkpoint-{STEPS}"
 
 
 def weights(folder):
@@ -27,31 +31,105 @@ def weights(folder):
 
 
 def history(folder):
-    state = json.loads((folder / "checkpoint-4" / "trainer_state.json").read_text())
+    state = json.loads((folder / CHECKPOINT / "trainer_state.json").read_text())
     return [entry for entry in state["log_history"] if "eval_text_to_image/mrr" in entry]
 
 
+def assert_between(found, base, tuned, alpha):
+    for name in base:
+        torch.testing.assert_close(found[name], torch.lerp(base[name], tuned[name], alpha), atol=1e-6, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A small real CLIP in a folder: 32 px pictures, a token a letter."""
+    folder = tmp_path_factory.mktemp("base")
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = letters + [letter + "</w>" for letter in letters] + ["<|startoftext|>", "<|endoftext|>"]
+    tokenizer = CLIPTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=[], model_max_length=24)
+    ends = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = {**size, **ends, "vocab_size": len(tokens), "max_position_embeddings": 24}
+    vision = {**size, "image_size": 32, "patch_size": 16}
+    torch.manual_seed(0)
+    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)).save_pretrained(folder)
+    images = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    CLIPProcessor(images, tokenizer).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    """Pictures of one colour each: 24 to train on, 20 to choose by, 20 to be scored; and 40 general ones."""
+    folder = tmp_path_factory.mktemp("pairs")
+    draw_shades(folder / "own", 64, "shade", ["train"] * 24 + ["validation"] * 20 + ["test"] * 20)
+    draw_shades(folder / "general", 40, "colour", ["validation"] * 20 + ["test"] * 20)
+    return ["--dataset", str(folder / "own"), "--probe_dataset", str(folder / "general")]
+
+
+@pytest.fixture(scope="module")
+def train(base, sources):
+    """The command on these, with the options and in the folder given."""
+
+    def command(out, *options):
+        started = ["train", "--model_name_or_path", base, *DATA, *sources, *QUICK, "--output_dir", str(out)]
+        return main([*started, *options])
+
+    return command
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory, train):
+    """A run as it goes without any of this."""
+    out = tmp_path_factory.mktemp("plain") / "run"
+    assert train(out, "--probe_dataset", "none") == 0
+    assert not any(key.startswith("general/") for key in json.loads((out / "evaluation.json").read_text())["after"])
+    return out
+
+
 @pytest.mark.slow
-def test_a_run_scores_the_probe_and_its_folder_can_be_merged(tmp_path, capsys):
-    out, merged = tmp_path / "run", tmp_path / "merged"
-    assert main(["train", *SMOKE, "--output_dir", str(out)]) == 0
+def test_training_that_ends_with_a_merge_saves_it_and_keeps_the_tuned_weights(tmp_path, capsys, train, base, plain):
+    out, budget = tmp_path / "run", 10
+    options = ["--wise_ft", "true", "--forgetting_budget", str(budget)]
+    assert train(out, *options) == 0
     printed = capsys.readouterr().out
-    assert "general:" in printed and "Retained: " in printed
+    assert "general:" in printed and "Retained: " in printed and "chosen" in printed
+
     report = json.loads((out / "evaluation.json").read_text())
     before, after = (report[side]["general/mean_recall@10"] for side in ("before", "after"))
     assert report["after"]["general/retained_recall@10"] == pytest.approx(after / before)
     assert report["after"]["general/lost_points"] == pytest.approx(100 * (before - after))
-    assert 0 < history(out)[-1]["eval_general/mean_recall@10"] < 1
-    assert "Retained: " in (out / "README.md").read_text()
+    assert 0 < history(out)[-1]["eval_general/mean_recall@10"] <= 1
+
+    choice = report["extra"]["wise_ft"]
+    points = {point["alpha"]: point for point in choice["points"]}
+    allowed = [p["target"] for p in points.values() if 100 * (points[0]["general"] - p["general"]) <= budget + 1e-6]
+    assert points[choice["alpha"]]["target"] == max(allowed)
+    tuned, saved = weights(out / CHECKPOINT), weights(out)
+    # Neither the probe nor the merge changed how the run went.
+    assert all(torch.equal(tuned[name], value) for name, value in weights(plain).items())
+    assert_between(saved, weights(base), tuned, choice["alpha"])
+
+    card = (out / "README.md").read_text()
+    assert "Retained: " in card and "forgetting.png" in card and f"remain in {CHECKPOINT}" in card
     results = ModelCard.load(out / "README.md").data.eval_results
     named = {result.metric_type: result.dataset_name for result in results}
     assert named["general_text_to_image_recall@10"] != named["text_to_image_recall@10"]
 
-    command = [sys.executable, "-m", "hf_clip_domain.cli.main", "merge", "starter", str(out)]
+    # A finished run resumes with its tuned weights and not with the merged ones.
+    assert train(out, *options, "--resume_from_checkpoint") == 0
+    assert json.loads((out / "wise_ft.json").read_text())["points"] == choice["points"]
+    assert all(torch.equal(value, saved[name]) for name, value in weights(out).items())
+
+
+@pytest.mark.slow
+def test_a_finished_run_can_be_merged(tmp_path, capsys, base, plain, sources):
+    merged = tmp_path / "merged"
+    command = ["merge", base, str(plain), *sources]
     command += ["--alphas", "0,0.5,1", "--forgetting_budget", "100", "--output", str(merged)]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "chosen" in done.stdout and "general" in done.stdout
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    assert "chosen" in printed and "general" in printed
     names = {path.name for path in merged.iterdir()}
     assert {"model.safetensors", "README.md", "evaluation.json", "domain.yaml", "wise_ft.json"} <= names
     assert {"forgetting.png", "recall.png", "tokenizer.json", "run.yaml"} <= names and "training_curve.png" not in names
@@ -59,85 +137,46 @@ def test_a_run_scores_the_probe_and_its_folder_can_be_merged(tmp_path, capsys):
     assert [point["alpha"] for point in curve["points"]] == [0, 0.5, 1]
     best = max(curve["points"], key=lambda point: (point["target"], point["general"], -point["alpha"]))
     assert curve["alpha"] == best["alpha"]
-    base, tuned, found = weights("starter"), weights(out), CLIPModel.from_pretrained(merged).state_dict()
-    for name in base:
-        torch.testing.assert_close(found[name], torch.lerp(base[name], tuned[name], curve["alpha"]), atol=1e-6, rtol=0)
-    again = json.loads((merged / "evaluation.json").read_text())
-    assert again["before"] == report["before"]
+    assert_between(CLIPModel.from_pretrained(merged).state_dict(), weights(base), weights(plain), curve["alpha"])
+    own, again = (json.loads((folder / "evaluation.json").read_text()) for folder in (plain, merged))
+    assert own["before"].items() <= again["before"].items()
     unmerged = again["extra"]["wise_ft"]["tuned"]
-    assert unmerged["text_to_image/mrr"] == pytest.approx(report["after"]["text_to_image/mrr"], abs=1e-6)
+    assert unmerged["text_to_image/mrr"] == pytest.approx(own["after"]["text_to_image/mrr"], abs=1e-6)
     assert ClipEmbedder.from_pretrained(merged).domain.name == "scientific"
     assert "Mean Recall@10 on the test splits" in (merged / "README.md").read_text()
 
-    assert main(["merge", "starter", str(out), "--output", str(out)]) == 1
+    assert main(["merge", base, str(plain), "--output", str(plain)]) == 1
     assert "would replace it" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_training_that_ends_with_a_merge_saves_it_and_keeps_the_tuned_weights(tmp_path, capsys):
-    plain, out = tmp_path / "plain", tmp_path / "run"
-    assert main(["train", *SMOKE, "--probe_dataset", "none", "--output_dir", str(plain)]) == 0
-    assert "general" not in capsys.readouterr().out.partition("Pairs:")[2]
-    assert main(["train", *SMOKE, "--wise_ft", "true", "--forgetting_budget", "2", "--output_dir", str(out)]) == 0
-    assert "chosen" in capsys.readouterr().out
-    report = json.loads((out / "evaluation.json").read_text())
-    choice = report["extra"]["wise_ft"]
-    points = {point["alpha"]: point for point in choice["points"]}
-    assert 100 * (points[0]["general"] - points[choice["alpha"]]["general"]) <= 2 + 1e-6
-    allowed = [p["target"] for p in points.values() if 100 * (points[0]["general"] - p["general"]) <= 2]
-    assert points[choice["alpha"]]["target"] == max(allowed)
-    base, tuned, saved = weights("starter"), weights(out / "checkpoint-4"), weights(out)
-    # Neither the probe nor the merge changed how the run went.
-    assert all(torch.equal(tuned[name], value) for name, value in weights(plain).items())
-    for name in base:
-        torch.testing.assert_close(saved[name], torch.lerp(base[name], tuned[name], choice["alpha"]), atol=1e-6, rtol=0)
-    card = (out / "README.md").read_text()
-    assert "forgetting.png" in card and "remain in checkpoint-4" in card
-    assert json.loads((out / "wise_ft.json").read_text())["alpha"] == choice["alpha"]
-
-
-@pytest.mark.slow
-def test_a_finished_run_resumes_with_its_tuned_weights_and_not_with_the_merged(tmp_path, monkeypatch):
-    options = [*SMOKE, "--wise_ft", "true", "--forgetting_budget", "0", "--save_strategy", "steps", "--save_steps", "2"]
-    options += ["--eval_strategy", "steps", "--eval_steps", "2", "--load_best_model_at_end", "false"]
-    assert main(["train", *options, "--output_dir", str(tmp_path / "whole")]) == 0
-    whole = tmp_path / "whole" / "wise_ft.json"
-    first, saved = json.loads(whole.read_text()), weights(tmp_path / "whole")
-    assert main(["train", *options, "--output_dir", str(tmp_path / "whole"), "--resume_from_checkpoint"]) == 0
-    assert json.loads(whole.read_text()) == first
-    assert all(torch.equal(value, saved[name]) for name, value in weights(tmp_path / "whole").items())
-
-
-@pytest.mark.slow
-def test_an_adapter_is_merged_with_the_plain_base(tmp_path, capsys):
-    """The adapter's own files hold the tuned end of the line, the starter is the other, between them lies the model."""
+def test_an_adapter_is_merged_with_the_plain_base(tmp_path, train, base):
+    """The adapter's own files hold the tuned end of the line, the base is the other, between them lies the model."""
     out = tmp_path / "run"
     options = ["--adapter", "lora", "--save_adapter", "both", "--wise_ft", "true", "--forgetting_budget", "100"]
-    assert main(["train", *SMOKE, *options, "--learning_rate", "3e-3", "--output_dir", str(out)]) == 0
-    choice = json.loads((out / "wise_ft.json").read_text())
-    base, tuned, saved = weights("starter"), weights(out / "adapter"), CLIPModel.from_pretrained(out).state_dict()
-    assert set(saved) == set(base) and any(not torch.equal(tuned[name], base[name]) for name in base)
-    for name in base:
-        torch.testing.assert_close(saved[name], torch.lerp(base[name], tuned[name], choice["alpha"]), atol=1e-6, rtol=0)
+    assert train(out, *options, "--learning_rate", "1e-2") == 0
+    first, tuned, saved = weights(base), weights(out / "adapter"), CLIPModel.from_pretrained(out).state_dict()
+    assert set(saved) == set(first) and any(not torch.equal(tuned[name], first[name]) for name in first)
+    curve = json.loads((out / "wise_ft.json").read_text())
+    assert len(curve["points"]) == 5  # a budget that none exceeds leaves nothing to search
+    assert_between(saved, first, tuned, curve["alpha"])
 
 
 @pytest.mark.slow
-def test_a_soup_of_two_models_that_no_run_left(tmp_path, capsys):
-    model, processor = load_model("starter")
-    base = {name: value.clone() for name, value in model.state_dict().items()}
+def test_a_soup_of_two_models_that_no_run_left(tmp_path, capsys, base, sources):
+    model, processor = load_model(base)
+    origin = {name: value.clone() for name, value in model.state_dict().items()}
     for seed in (0, 1):
         torch.manual_seed(seed)
-        model.load_state_dict({name: value + 0.01 * torch.randn_like(value) for name, value in base.items()})
+        model.load_state_dict({name: value + 0.01 * torch.randn_like(value) for name, value in origin.items()})
         model.save_pretrained(tmp_path / str(seed))
         processor.save_pretrained(tmp_path / str(seed))
-    command = ["merge", "starter", str(tmp_path / "0"), str(tmp_path / "1"), "--domain", "scientific", "--smoke"]
-    command += ["--probe_rows", "16", "--alphas", "1", "--forgetting_budget", "100"]
+    command = ["merge", base, str(tmp_path / "0"), str(tmp_path / "1"), *DATA, *sources]
+    command += ["--alphas", "1", "--forgetting_budget", "100"]
     assert main([*command, "--soup", "uniform", "--output", str(tmp_path / "soup")]) == 0
     curve = json.loads((tmp_path / "soup" / "wise_ft.json").read_text())
     first, second, found = (weights(tmp_path / name) for name in ("0", "1", "soup"))
-    for name, value in found.items():
-        soup = (first[name] + second[name]) / 2
-        torch.testing.assert_close(value, torch.lerp(base[name], soup, curve["alpha"]), atol=1e-6, rtol=0)
+    assert_between(found, origin, {name: (first[name] + second[name]) / 2 for name in origin}, curve["alpha"])
     assert main([*command, "--output", str(tmp_path / "greedy")]) == 0
     assert "Greedy soup of " in capsys.readouterr().out
 
@@ -151,12 +190,22 @@ def test_the_users_own_probe_is_limited_disjoint_and_always_the_same(tmp_path):
     assert not {text for (text,) in probe["validation"]["text"]} & {text for (text,) in probe["test"]["text"]}
 
 
-def draw_shades(folder, count, word):
+def test_a_probe_with_splits_is_judged_by_its_last(tmp_path):
+    draw_shades(tmp_path / "pairs", 20, "shade", ["train"] * 12 + ["test"] * 8)
+    probe = read_probe(DataArguments(probe_dataset=str(tmp_path / "pairs")), load_domain("general"), 0, smoke=False)
+    numbers = {name: {int(text.split()[1]) for (text,) in rows["text"]} for name, rows in probe.items()}
+    assert numbers == {"validation": set(range(12)), "test": set(range(12, 20))}
+
+
+def draw_shades(folder, count, word, splits=None):
     folder.mkdir()
-    for index in range(count):
-        Image.new("RGB", (32, 32), (index * 2, 100, 50)).save(folder / f"{index}.png")
-    rows = [json.dumps({"file_name": f"{index}.png", "text": f"{word} {index}"}) for index in range(count)]
-    (folder / "metadata.jsonl").write_text("\n".join(rows))
+    colours = np.random.default_rng(0).integers(256, size=(count, 3))
+    for index, colour in enumerate(colours.tolist()):
+        Image.new("RGB", (32, 32), tuple(colour)).save(folder / f"{index}.png")
+    rows = [{"file_name": f"{index}.png", "text": f"{word} {index}"} for index in range(count)]
+    for row, split in zip(rows, splits or [], strict=False):
+        row["split"] = split
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
 
 
 def test_samples_do_not_probe_a_run_that_trains_on_them():
@@ -177,10 +226,9 @@ def test_samples_do_not_probe_a_run_that_trains_on_them():
         (["--adapter", "lora", "--save_adapter", "adapter"], "give merged or both"),
     ],
 )
-def test_a_merge_that_cannot_be_chosen_is_refused_before_training(tmp_path, capsys, options, message):
-    command = ["train", *SMOKE, "--wise_ft", "true", "--output_dir", str(tmp_path / "out"), *options]
-    assert main(command) == 1
-    assert message in capsys.readouterr().err and not (tmp_path / "out" / "checkpoint-4").exists()
+def test_a_merge_that_cannot_be_chosen_is_refused_before_training(tmp_path, capsys, train, options, message):
+    assert train(tmp_path / "out", "--wise_ft", "true", *options) == 1
+    assert message in capsys.readouterr().err and not (tmp_path / "out" / CHECKPOINT).exists()
 
 
 def test_merge_says_what_is_wrong_with_its_command(tmp_path, capsys):
