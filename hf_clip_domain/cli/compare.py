@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-import torch
-
 from hf_clip_domain.data.loading import load_pairs
 from hf_clip_domain.data.samples import available_samples, load_samples
+from hf_clip_domain.device import find_device
 from hf_clip_domain.domains import Domain, load_domain
 from hf_clip_domain.embedder import similarity_beside
 from hf_clip_domain.errors import ClipDomainError
@@ -56,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     measured: dict[str, dict[str, Any]] = {}
     for name in args.models:
         model, processor = load_model(name)
-        model.to("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+        model.to(find_device())
         similarity = similarity_beside(name, model)
         measured[name] = {}
         for text, (domain, pairs) in sets.items():

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import torch
 from datasets import DatasetDict
 
 from hf_clip_domain.data.loading import load_pairs
 from hf_clip_domain.data.samples import load_samples
+from hf_clip_domain.device import find_device
 from hf_clip_domain.domains import load_domain
 from hf_clip_domain.embedder import similarity_beside
 from hf_clip_domain.errors import ClipDomainError
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     for role, name in (("before", args.before), ("after", args.model)):
         if name is not None:
             model, processor = load_model(name)
-            model.to("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+            model.to(find_device())
             evaluator = RetrievalEvaluator(
                 splits[args.split],
                 processor,
