@@ -42,7 +42,8 @@ def main() -> None:
     }
     plans = {"whole batch": MicroBatches(None)}
     for share in (1.0, 0.75, 0.5, 0.25, 0.0):
-        plans[f"{share:.0%} kept"] = MicroBatches(options.micro, max(1, round(share * count)))
+        kept = max(1, round(share * count))  # the last one is kept in any case, and is free
+        plans[f"{kept} of {count} kept"] = MicroBatches(options.micro, kept)
     with tempfile.TemporaryDirectory() as folder:
         trainer = ClipTrainer(model, ClipTrainingArguments(folder, use_cpu=True))
         trainer.current_gradient_accumulation_steps = 1  # set by train(), which is not called here

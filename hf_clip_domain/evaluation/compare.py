@@ -90,7 +90,7 @@ class Comparison:
             if math.isnan(one.p):
                 verdict = "too few independent clusters to tell"
             else:
-                verdict = f"{'real' if one.real else 'not shown'} (p = {one.adjusted:.3f})"
+                verdict = f"{'real' if one.real else 'not shown'} ({_p(one.adjusted)})"
             found = f"{number(one.difference, True)} {ends(one.interval, True)}".strip()
             lines.append(f"  {one.dataset}: {one.second} less {one.first}: {found}, {verdict}")
         return "\n".join(lines)
@@ -136,3 +136,7 @@ def _interval(measurement: Measurement, metric: str) -> list[float] | None:
 
 def _is_share(metric: str) -> bool:
     return metric.rpartition("/")[2] not in ("mrr", "mean_rank", "median_rank")
+
+
+def _p(value: float) -> str:
+    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
