@@ -14,6 +14,8 @@ from hf_clip_domain.domains import load_domain
 from hf_clip_domain.embedder import similarity_beside
 from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.evaluation import EvaluationReport, RetrievalEvaluator, measure
+from hf_clip_domain.evaluation.gallery import Thumbnails, find_cases, to_json
+from hf_clip_domain.evaluation.html_report import write_html
 from hf_clip_domain.models.loading import load_model
 
 
@@ -33,6 +35,7 @@ def add_parser(commands) -> None:
     parser.add_argument("--split", default="test", help="Which split to score. Default: test.")
     parser.add_argument("--batch_size", type=int, default=64, help="Pictures or texts embedded at once. Default: 64.")
     parser.add_argument("--output", help="JSON file for the scores.")
+    parser.add_argument("--html", help="File for a page with figures, charts and a gallery of pictures.")
     parser.set_defaults(run=run)
 
 
@@ -50,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
         splits = load_pairs(args.dataset, image_column=args.image_column, text_column=args.text_column)
     if args.split not in splits:
         raise ClipDomainError(f"--split {args.split}: there is none; found {', '.join(splits)}.")
-    scores = {}
+    scores, embedded = {}, {}
     for role, name in (("before", args.before), ("after", args.model)):
         if name is not None:
             model, processor = load_model(name)
@@ -62,7 +65,8 @@ def run(args: argparse.Namespace) -> int:
                 batch_size=args.batch_size,
                 similarity=similarity_beside(name, model),
             )
-            scores[role] = measure(evaluator.embed(model), domain)
+            embedded[role] = evaluator.embed(model)
+            scores[role] = measure(embedded[role], domain)
     report = EvaluationReport.compare(
         scores.get("before"),
         scores["after"],
@@ -72,7 +76,13 @@ def run(args: argparse.Namespace) -> int:
         base_model=args.before or "",
     )
     print(report.table())
+    if args.output or args.html:
+        earlier = embedded["before"].ahead if "before" in embedded else None
+        report.extra["gallery"] = to_json(find_cases(embedded["after"], earlier))
     if args.output:
         Path(args.output).parent.mkdir(parents=True, exist_ok=True)
         report.save(args.output)
+    if args.html:
+        write_html(report, args.html, picture=Thumbnails(splits[args.split]))
+        print(f"\nAll of it with pictures: {args.html}, for any browser, offline.")
     return 0

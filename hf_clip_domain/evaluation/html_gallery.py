@@ -14,8 +14,8 @@ _KINDS = {
     "confused": ("Most confused", "The wrong candidate leads by most: sure of itself, and wrong."),
 }
 _DIRECTIONS = {
-    "text_to_image": ("Text → image", "A caption asks for its picture."),
     "image_to_text": ("Image → text", "A picture asks for its caption."),
+    "text_to_image": ("Text → image", "A caption asks for its picture."),
 }
 
 
@@ -37,18 +37,16 @@ def gallery(cases: Sequence[dict[str, Any]], picture: Picture) -> str:
 def _case(case: dict[str, Any], picture: Picture) -> str:
     before = ""
     if case["rank_before"] is not None and case["rank_before"] != case["rank"]:
-        before = f' <span class="soft">before: {case["rank_before"]:,}</span>'
+        before = f'<span class="soft">, before: {case["rank_before"]:,}</span>'
     first = case["rank"] == 1
     rank = f'<b>Rank {case["rank"]:,}</b> <span class="soft">of {case["candidates"]:,}</span>{before}'
-    by_text = case["direction"] == "text_to_image"
-    asked = "the caption asks" if by_text else "the picture asks"
     other = "runner-up" if first else "preferred"
     own = picture_tag(picture(case["row"]), case["text"])
     wrong = picture_tag(picture(case["other_row"]), case["other_text"])
     return (
         f'<article class="{case["kind"]}"><header>{rank}</header><div class="pair">'
         f'<figure class="own">{own}<figcaption><span class="role">right <b>{case["score"]:.3f}</b></span>'
-        f'<q dir="auto">{escape(case["text"])}</q><span class="soft">{asked}</span></figcaption></figure>'
+        f'<q dir="auto">{escape(case["text"])}</q></figcaption></figure>'
         f'<figure class="other">{wrong}<figcaption><span class="role">{other} <b>{case["other_score"]:.3f}</b></span>'
         f'<q dir="auto">{escape(case["other_text"])}</q></figcaption></figure></div></article>'
     )

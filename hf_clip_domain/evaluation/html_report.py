@@ -23,8 +23,8 @@ from hf_clip_domain.evaluation.tables import DIRECTIONS, Section, sections
 from hf_clip_domain.page import whole_page
 
 HEADLINES = {
-    "text_to_image/recall@10": "Text → image Recall@10",
     "image_to_text/recall@10": "Image → text Recall@10",
+    "text_to_image/recall@10": "Text → image Recall@10",
     "zero_shot/accuracy": "Zero-shot accuracy",
     "general/mean_recall@10": "General mean Recall@10",
 }
@@ -141,9 +141,9 @@ def _headline(report: EvaluationReport) -> str:
             ends, change = report.intervals.get("change", {}).get(key), 100 * (after - before)
             kind = {True: "up" if change > 0 else "down", False: "same", None: "same"}[report.is_real(key)]
             text = f"from {100 * before:.1f}: {change:+.1f}"
-            lines.append(f'<dd class="{kind}">{text}{_ends(ends, signed=True)}</dd>')
+            lines.append(f'<dd class="{kind}">{text}<br>{_ends(ends, signed=True)}</dd>')
         elif ends:
-            lines.append(f'<dd class="same">{_ends(ends, signed=False).strip()}</dd>')
+            lines.append(f'<dd class="same">{_ends(ends, signed=False)}</dd>')
         tiles.append(f"<div>{''.join(lines)}</div>")
     verdict = f'<p class="verdict">{escape(_verdict(report))}</p>' if report.before else ""
     return f'{verdict}<dl class="tiles">{"".join(tiles)}</dl>' if tiles else ""
@@ -151,7 +151,7 @@ def _headline(report: EvaluationReport) -> str:
 
 def _ends(ends: Sequence[float] | None, *, signed: bool) -> str:
     sign = "+" if signed else ""
-    return f" ({100 * ends[0]:{sign}.1f} to {100 * ends[1]:{sign}.1f})" if ends else ""
+    return f"{100 * ends[0]:{sign}.1f} to {100 * ends[1]:{sign}.1f}" if ends else ""
 
 
 def _verdict(report: EvaluationReport) -> str:
@@ -177,7 +177,7 @@ def _verdict(report: EvaluationReport) -> str:
 
 def _recall(report: EvaluationReport) -> str:
     legend = '<li class="cb">before</li><li class="c0">after</li>' if report.before else '<li class="c0">score</li>'
-    charts = "".join(recall_chart(report, direction) for direction in reversed(DIRECTIONS))
+    charts = "".join(recall_chart(report, direction) for direction in DIRECTIONS)
     return f'<ul class="legend">{legend}<li class="c3">chance</li></ul><div class="charts">{charts}</div>'
 
 

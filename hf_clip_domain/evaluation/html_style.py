@@ -7,7 +7,7 @@ header h1{font-size:clamp(1.6rem,4vw,2.3rem);line-height:1.2;font-weight:650;let
 header>p{color:var(--soft);max-width:70ch}header>.verdict{color:var(--ink);font-size:1.15rem;margin:1.1rem 0 1.3rem}
 nav{display:flex;flex-wrap:wrap;gap:.2rem 1.1rem;margin:2rem 0 .5rem;padding:.7rem 0;border-block:1px solid var(--line);
 font-size:.9rem}a{color:var(--c0);text-decoration:none}a:hover,a:focus-visible{text-decoration:underline}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(13.5rem,1fr));gap:.9rem;margin:0}
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(13.5rem,45%),1fr));gap:.9rem;margin:0}
 .tiles div{background:var(--card);border-radius:.7rem;padding:.9rem 1.1rem;font-variant-numeric:tabular-nums}
 .tiles dt{font-size:.85rem}.tiles dd{margin:0;font-size:.85rem;color:var(--soft)}
 .tiles dt+dd{font-size:2.3rem;font-weight:600;line-height:1.25;letter-spacing:-.02em;color:var(--ink)}
@@ -19,7 +19,7 @@ h3{font-size:1.05rem;font-weight:600;margin:2rem 0 .6rem}h4{font-size:.95rem;fon
 h3 .soft,h4 .soft{font-weight:400;font-size:.88rem;margin-left:.5rem}
 p.soft{font-size:.85rem;max-width:75ch}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,24rem),1fr));gap:.9rem;margin:.6rem 0 1.2rem}
-.charts figure{padding:.9rem 1.1rem}figcaption{font-size:.92rem}.ink{fill:var(--ink)}
+.charts figure{padding:.9rem 1.1rem;max-width:42rem}figcaption{font-size:.92rem}.ink{fill:var(--ink)}
 .legend li::before{content:"";display:inline-block;width:.7em;height:.7em;border-radius:50%;margin-right:.4em;
 background:var(--c)}
 .wide{overflow-x:auto;margin:.6rem 0}table{border-collapse:collapse;font-variant-numeric:tabular-nums}
@@ -32,8 +32,8 @@ color:var(--ink);font-weight:600;padding-top:.7rem}
 .real{font-weight:650}.chosen{background:color-mix(in srgb,var(--c2) 12%,transparent)}
 .matrix{font-size:.8rem}.matrix td,.matrix th{padding:.25rem .45rem;text-align:center;font-weight:400}
 .matrix td.right,.matrix td.wrong{min-width:2.2rem;border:1px solid var(--back);background:var(--card)}
-.matrix td.right{background:color-mix(in srgb,var(--c0) var(--share,0%),var(--card))}
-.matrix td.wrong{background:color-mix(in srgb,var(--c1) var(--share,0%),var(--card))}
+.matrix td.right{background:color-mix(in srgb,var(--c0) calc(.7*var(--share,0%)),var(--card))}
+.matrix td.wrong{background:color-mix(in srgb,var(--c1) calc(.7*var(--share,0%)),var(--card))}
 .matrix th[scope=row]{text-align:right;color:var(--soft);max-width:12rem}
 .matrix th[scope=col]{vertical-align:bottom;color:var(--soft)}
 .matrix th[scope=col] span{writing-mode:vertical-rl;transform:rotate(180deg);max-height:11rem;text-align:left}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_clip_domain.evaluation.gallery import shortened
-from hf_clip_domain.evaluation.tables import Section
+from hf_clip_domain.evaluation.tables import REAL, Section
 
 CLASSES = 20  # of a confusion matrix, the most frequent
 LISTED = 50  # texts of a list
@@ -38,18 +38,19 @@ def figures_table(section: Section, compared: bool) -> str:
                 marked = ' class="real"' if real and name == "change" else ""
                 cells.append(f"<td{marked}>{escape(cell.text)}{ends}</td>")
         rows.append(f'<tr><th scope="row">{escape(row.heading)}</th>{"".join(cells)}</tr>')
-    notes = [note.replace("->", "→") for note in section.notes if not note.startswith("* ")]
+    notes = [note.replace("->", "→").replace("In brackets:", "Small figures:") for note in section.notes]
+    notes = [note for note in notes if not note.startswith(REAL)]
     if any(real for row in section.rows for real in row.real):
         notes.append("Changes in bold have an interval that excludes zero.")
     table = (
         f'<div class="wide"><table class="figures"><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table></div>'
     )
-    return (table if rows else "") + "".join(f'<p class="soft">{escape(note)}</p>' for note in notes)
+    return (table if rows else "") + f'<p class="soft">{escape(" ".join(notes))}</p>'
 
 
 def detail(name: str, value: Any, picture: Picture) -> str:
     """One entry of `extra["details"]` as HTML; nothing for a form that is not known here (the JSON has it all)."""
-    title = name.replace("_", " ").replace("/", ": ")
+    title = name.split("/", 1)[-1].replace("_", " ").replace("/", ", ").capitalize()
     if isinstance(value, dict) and {"classes", "rows_are_true"} <= set(value):
         return f"<h3>{escape(title)}</h3>" + confusion_matrix(value["classes"], value["rows_are_true"])
     if not isinstance(value, list) or not value:
