@@ -10,6 +10,7 @@ from transformers import set_seed
 from hf_clip_domain.cli.assembly import build_trainer, load_parts, similarity_of
 from hf_clip_domain.cli.forgetting import RunScores, similarity_path, summary, tuned_checkpoint
 from hf_clip_domain.cli.options import RunOptions, parse_options
+from hf_clip_domain.cli.resolutions import add_picture_sizes
 from hf_clip_domain.cli.tune import tune, use_tuned_loss
 from hf_clip_domain.embedder import ClipEmbedder, similarity_beside
 from hf_clip_domain.errors import ClipDomainError
@@ -103,6 +104,7 @@ def _run(options: RunOptions, news: RunNews) -> int:
     elif chosen is not None and trainer.is_world_process_zero():
         model.save_pretrained(output_dir)
     if trainer.is_world_process_zero():
+        add_picture_sizes(report, training, trainer.state.global_step, scores.embedded, model, processor, domain)
         report.extra["gallery"] = to_json(find_cases(scores.embedded, scores.ahead_before))
         write_run_folder(
             output_dir,

@@ -17,9 +17,10 @@ from hf_clip_domain.charts import Curve, line_chart
 from hf_clip_domain.evaluation.html_charts import merging_chart, recall_chart
 from hf_clip_domain.evaluation.html_gallery import gallery
 from hf_clip_domain.evaluation.html_style import STYLE
-from hf_clip_domain.evaluation.html_tables import Picture, detail, figures_table
+from hf_clip_domain.evaluation.html_tables import Picture, detail, figures_table, resolutions_table
 from hf_clip_domain.evaluation.report import EvaluationReport
-from hf_clip_domain.evaluation.tables import DIRECTIONS, Section, sections
+from hf_clip_domain.evaluation.resolution_table import Resolutions
+from hf_clip_domain.evaluation.tables import DIRECTIONS, Section, picture_sizes, sections
 from hf_clip_domain.page import whole_page
 
 HEADLINES = {
@@ -96,6 +97,8 @@ def _parts(report: EvaluationReport, picture: Picture, log: Sequence[dict[str, A
         yield title, content
     if left := "".join(detail(name, value, picture) for name, value in details.items()):
         yield "Further details", left
+    if (sizes := picture_sizes(report)) is not None:
+        yield "Picture sizes", resolutions_table(sizes) + f'<div class="charts">{"".join(_size_charts(sizes))}</div>'
     if found := gallery(extra.get("gallery", ()), picture):
         yield "Gallery", found
     if curves := "".join(_curves(log)):
@@ -202,6 +205,19 @@ def _curves(log: Sequence[dict[str, Any]]) -> Iterator[str]:
         if curves:
             options = {"low": 0.0, "show": lambda value: f"{100 * value:.3g}%"} if kind else {}
             yield line_chart(title, curves, **options)
+
+
+def _size_charts(found: Resolutions) -> Iterator[str]:
+    for title, label, values, show in (
+        ("Mean Recall@10", "recall", [one.mean_recall for one in found.sizes], lambda value: f"{100 * value:.3g}%"),
+        ("Pictures a second", "pictures", [one.pictures_per_second for one in found.sizes], "{:.4g}".format),
+        ("Peak memory of a batch", "MiB", [one.peak_mib for one in found.sizes], "{:.4g}".format),
+    ):
+        curve = Curve()
+        for one, value in zip(found.sizes, values, strict=True):
+            curve.add(one.size, value)
+        if curve.points():
+            yield line_chart(title, {label: curve}, low=0.0, show=show, x_last="{:,.0f} pixels")
 
 
 def _anchor(title: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_clip_domain.evaluation.gallery import shortened
+from hf_clip_domain.evaluation.resolution_table import HEADINGS, Resolutions
 from hf_clip_domain.evaluation.tables import REAL, Section
 
 CLASSES = 20  # of a confusion matrix, the most frequent
@@ -46,6 +47,27 @@ def figures_table(section: Section, compared: bool) -> str:
         f'<div class="wide"><table class="figures"><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table></div>'
     )
     return (table if rows else "") + f'<p class="soft">{escape(" ".join(notes))}</p>'
+
+
+def resolutions_table(found: Resolutions) -> str:
+    """A line a picture size, the recommended one marked, and what follows."""
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in HEADINGS[2:] if name != "interval")
+    rows = []
+    for one in found.sizes:
+        recall, ends, drop, drops, *others = (escape(text) for text in one.texts())
+        cells = [f"{recall}<small>{ends}</small>", f"{drop}<small>{drops}</small>", *others]
+        chosen = ' class="chosen"' if one.size == found.recommended else ""
+        rows.append(
+            f'<tr{chosen}><th scope="row">{one.size} px</th><td>{one.tokens}</td>'
+            + "".join(f"<td>{cell}</td>" for cell in cells)
+            + "</tr>"
+        )
+    *notes, verdict = found.notes()
+    return (
+        f'<p class="verdict">{escape(verdict)}</p><div class="wide"><table class="figures"><thead><tr><td></td>'
+        f'<th scope="col">tokens</th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+        f'<p class="soft">{escape(" ".join(notes))}</p>'
+    )
 
 
 def detail(name: str, value: Any, picture: Picture) -> str:
