@@ -208,16 +208,16 @@ def _curves(log: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 
 def _size_charts(found: Resolutions) -> Iterator[str]:
-    for title, label, values, show in (
-        ("Mean Recall@10", "recall", [one.mean_recall for one in found.sizes], lambda value: f"{100 * value:.3g}%"),
-        ("Pictures a second", "pictures", [one.pictures_per_second for one in found.sizes], "{:.4g}".format),
-        ("Peak memory of a batch", "MiB", [one.peak_mib for one in found.sizes], "{:.4g}".format),
+    for title, values, show in (
+        ("Mean Recall@10", [one.mean_recall for one in found.sizes], lambda value: f"{100 * value:.3g}%"),
+        ("Pictures a second", [one.pictures_per_second for one in found.sizes], "{:.4g}".format),
+        ("Peak MiB of a batch", [one.peak_mib for one in found.sizes], "{:.4g}".format),
     ):
         curve = Curve()
         for one, value in zip(found.sizes, values, strict=True):
             curve.add(one.size, value)
-        if curve.points():
-            yield line_chart(title, {label: curve}, low=0.0, show=show, x_last="{:,.0f} pixels")
+        label = f"at {found.sizes[-1].size} pixels"
+        yield line_chart(title, {label: curve}, low=0.0, show=show, x_last="{:,.0f} pixels")
 
 
 def _anchor(title: str) -> str:

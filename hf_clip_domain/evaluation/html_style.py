@@ -18,7 +18,7 @@ h2{font-size:1.4rem;font-weight:620;letter-spacing:-.01em;margin:0 0 .9rem}
 h3{font-size:1.05rem;font-weight:600;margin:2rem 0 .6rem}h4{font-size:.95rem;font-weight:600;margin:1.4rem 0 .6rem}
 h3 .soft,h4 .soft{font-weight:400;font-size:.88rem;margin-left:.5rem}
 p.soft{font-size:.85rem;max-width:75ch}
-.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,24rem),1fr));gap:.9rem;margin:.6rem 0 1.2rem}
+.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,20.5rem),1fr));gap:.9rem;margin:.6rem 0 1.2rem}
 .charts figure{padding:.9rem 1.1rem;max-width:42rem}figcaption{font-size:.92rem}.ink{fill:var(--ink)}
 .legend li::before{content:"";display:inline-block;width:.7em;height:.7em;border-radius:50%;margin-right:.4em;
 background:var(--c)}
