@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from html import escape
+from pathlib import Path
 
 # The colours c0 to c3 belong to the curves of `charts`.
 _STYLE = """
@@ -35,3 +37,16 @@ def whole_page(title: str, body: str, *, style: str = "", head: str = "") -> str
         f"{head}<title>{escape(title)}</title>"
         f"<style>{_STYLE}\n{style}</style></head>\n<body>{body}</body></html>\n"
     )
+
+
+def save_page(html: str, path: str | Path) -> Path:
+    """Write a page, whole or not at all; returns the file."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(html, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path

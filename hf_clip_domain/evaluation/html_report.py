@@ -21,7 +21,7 @@ from hf_clip_domain.evaluation.html_tables import Picture, detail, figures_table
 from hf_clip_domain.evaluation.report import EvaluationReport
 from hf_clip_domain.evaluation.resolution_table import Resolutions
 from hf_clip_domain.evaluation.tables import DIRECTIONS, Section, picture_sizes, sections
-from hf_clip_domain.page import whole_page
+from hf_clip_domain.page import save_page, whole_page
 
 HEADLINES = {
     "image_to_text/recall@10": "Image → text Recall@10",
@@ -53,15 +53,7 @@ def write_html(
         picture: from a row of the scored data to its picture as a `data:` address, see `gallery.Thumbnails`.
         log_history: `TrainerState.log_history`, for the training's curves.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(to_html(report, picture=picture, log_history=log_history), encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    return save_page(to_html(report, picture=picture, log_history=log_history), path)
 
 
 def to_html(

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.integration
 def browser():
     from playwright.sync_api import sync_playwright
 
-    chromium = shutil.which("chromium")
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
     assert chromium, "no chromium on this machine: apt-get install chromium"
     with sync_playwright() as playwright:
         running = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
