@@ -23,13 +23,13 @@ def write_pairs(folder, count=16):
     return folder / "pairs.jsonl"
 
 
-def test_evaluate_scores_sizes_and_leaves_a_page(tmp_path, capsys):
+def test_evaluate_scores_sizes_and_leaves_a_page(tmp_path, capsys, caplog):
     data, page, scores = write_pairs(tmp_path), tmp_path / "deeper" / "page.html", tmp_path / "scores.json"
     command = ["evaluate", "starter", "--dataset", str(data), "--batch_size", "4", "--resolutions", "60,128"]
     assert main([*command, "--accuracy_budget", "100", "--html", str(page), "--output", str(scores)]) == 0
-    printed = capsys.readouterr()
-    assert "Serve at 64 pixels" in printed.out and f"{page}, for any browser" in printed.out
-    assert "60 pixels cannot be cut into patches of 16: 64 is measured." in printed.err
+    printed = capsys.readouterr().out
+    assert "Serve at 64 pixels" in printed and f"{page}, for any browser" in printed
+    assert "60 pixels cannot be cut into patches of 16: 64 is measured." in caplog.text
     stored = json.loads(scores.read_text())["extra"]
     assert [one["size"] for one in stored["resolutions"]["sizes"]] == [64, 128]
     assert stored["gallery"] and stored["resolutions"]["batch_size"] == 4
