@@ -8,10 +8,11 @@ from torch import nn
 
 from hf_clip_domain.arguments import ClipTrainingArguments
 from hf_clip_domain.domains import Domain
+from hf_clip_domain.embedder import image_settings
+from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.evaluation import EvaluationReport
 from hf_clip_domain.evaluation.embedded import EmbeddedPairs
 from hf_clip_domain.evaluation.resolutions import PASSES, measure_resolutions
-from hf_clip_domain.models.image_positions import image_size_of
 from hf_clip_domain.models.image_sizes import parse_sizes
 
 AUTO = (0.5, 0.75, 1.0)  # of the model's own size
@@ -31,6 +32,8 @@ def add_picture_sizes(
 ) -> None:
     """Measure the trained model as `--eval_resolutions` says, into the report, or say there why not.
 
+    A model that takes no other size costs the table and not the run, which is over.
+
     Args:
         steps: of the training that is over.
         embedded: the test pairs as the model embeds them at its own size.
@@ -39,7 +42,7 @@ def add_picture_sizes(
     if choice == "none":
         return
     if choice == "auto":
-        sizes = [round(share * image_size_of(model)) for share in AUTO]
+        sizes = [round(share * image_settings(processor)[0]) for share in AUTO]
         batch = training.per_device_train_batch_size * training.gradient_accumulation_steps * training.world_size
         trained = _TRAINING_PASSES * steps * batch
         if training.feature_cache is not None or auto_cost(len(embedded.rows)) > AUTO_SHARE * trained:
@@ -49,17 +52,21 @@ def add_picture_sizes(
             return
     else:
         sizes = parse_sizes(choice, "--eval_resolutions")
-    found = measure_resolutions(
-        embedded,
-        model,
-        processor,
-        domain,
-        sizes,
-        batch_size=training.per_device_eval_batch_size,
-        timed_batch=TIMED_BATCH,
-        budget=training.accuracy_budget,
-    )
-    report.extra["resolutions"] = found.to_json()
+    try:
+        found = measure_resolutions(
+            embedded,
+            model,
+            processor,
+            domain,
+            sizes,
+            batch_size=training.per_device_eval_batch_size,
+            timed_batch=TIMED_BATCH,
+            budget=training.accuracy_budget,
+        )
+    except ClipDomainError as error:
+        report.extra.setdefault("skipped", {})["resolutions"] = str(error)
+    else:
+        report.extra["resolutions"] = found.to_json()
 
 
 def auto_cost(pictures: int) -> float:

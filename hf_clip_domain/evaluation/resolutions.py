@@ -18,13 +18,13 @@ from torch import nn
 
 from hf_clip_domain import memory
 from hf_clip_domain.domains import Domain
-from hf_clip_domain.embedder import ClipEmbedder, inference, unwrap
+from hf_clip_domain.embedder import ClipEmbedder, image_settings, inference, unwrap
 from hf_clip_domain.evaluation.bootstrap import REPLICATES, interval
 from hf_clip_domain.evaluation.embedded import EmbeddedPairs, measure_retrieval
 from hf_clip_domain.evaluation.forgetting import mean_recall
 from hf_clip_domain.evaluation.resolution_table import AtSize, Resolutions, area
 from hf_clip_domain.evaluation.retrieval import DIRECTIONS
-from hf_clip_domain.models.image_positions import at_image_size, find_image_positions, image_size_of
+from hf_clip_domain.models.image_positions import at_image_size, find_image_positions
 from hf_clip_domain.models.image_sizes import whole_patches
 
 BUDGET = 1.0  # percentage points of mean Recall@10
@@ -52,9 +52,12 @@ def measure_resolutions(
         sizes: in pixels, see `whole_patches`.
         batch_size: pictures a forward pass; timed_batch: where speed and memory are measured, if another.
         budget: percentage points of mean Recall@10 that the recommended size may lose.
+
+    Raises:
+        ClipDomainError: positions of a kind that cannot be interpolated.
     """
     model = unwrap(model)
-    native, timed_batch = image_size_of(model), timed_batch or batch_size
+    native, timed_batch = image_settings(processor)[0], timed_batch or batch_size
     device = next(model.parameters()).device
     name = next((name for name in domain.metrics if isinstance(name, str)), "text_to_image/recall@10")
     models, scores, drawn = {}, {}, {}

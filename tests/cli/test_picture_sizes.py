@@ -73,4 +73,10 @@ def test_auto_measures_only_next_to_a_long_training(tmp_path):
     assert "--eval_resolutions 64,96,128" in extra(enough - 2)["skipped"]["resolutions"]
     assert "resolutions" not in extra(enough, feature_cache="auto")
     assert extra(enough, eval_resolutions="none") == {}
+    positions = model.vision_model.embeddings.position_embedding
+    model.vision_model.embeddings.position_embedding = None
+    model.vision_model.embeddings.rotary_position = positions  # of a kind that cannot be interpolated
+    assert "cannot be interpolated" in extra(enough)["skipped"]["resolutions"]
+    del model.vision_model.embeddings.rotary_position
+    model.vision_model.embeddings.position_embedding = positions
     assert [one["size"] for one in extra(1, eval_resolutions="128")["resolutions"]["sizes"]] == [128]

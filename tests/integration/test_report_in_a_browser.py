@@ -8,7 +8,7 @@ import pytest
 
 from hf_clip_domain.cli.main import main
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,18 @@ def browser():
 def run(tmp_path_factory):
     """A tiny real run, with all that a report can hold."""
     out = tmp_path_factory.mktemp("run")
-    command = ["train", "--domain", "industrial", "--smoke", "--wise_ft", "true", "--forgetting_budget", "50"]
+    command = [
+        "train",
+        "--domain",
+        "industrial",
+        "--smoke",
+        "--wise_ft",
+        "true",
+        "--forgetting_budget",
+        "50",
+        "--probe_rows",
+        "16",
+    ]
     assert main([*command, "--eval_resolutions", "64,128", "--output_dir", str(out)]) == 0
     return out
 
