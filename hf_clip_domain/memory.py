@@ -151,9 +151,16 @@ def give_blocks_back() -> None:
     on glibc nothing happens.
     """
     library = _c_library()
-    if hasattr(library, "mallopt") and hasattr(library, "malloc_trim"):
+    if hasattr(library, "mallopt"):
         threshold, bytes_ = -3, 65536  # M_MMAP_THRESHOLD
         library.mallopt(threshold, bytes_)
+    release_free_blocks()
+
+
+def release_free_blocks() -> None:
+    """Return the C library's free blocks to the system this once; a peak measured next counts what is taken anew."""
+    library = _c_library()
+    if hasattr(library, "malloc_trim"):
         library.malloc_trim(0)
 
 

@@ -10,7 +10,18 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "hf_clip_domain"
 # From the ground up; rooms of one level do not import each other unless listed in NEIGHBOURS.
 LEVELS = [
-    {"errors", "types", "similarity", "_optional", "memory", "device", "mps_settings", "notification"},
+    {
+        "errors",
+        "types",
+        "similarity",
+        "_optional",
+        "memory",
+        "device",
+        "mps_settings",
+        "notification",
+        "charts",
+        "page",
+    },
     {"domains", "data", "models", "losses"},
     {"embedder", "arguments"},
     {"training", "evaluation"},

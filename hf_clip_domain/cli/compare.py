@@ -14,7 +14,9 @@ from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.evaluation import RetrievalEvaluator
 from hf_clip_domain.evaluation.compare import compare
 from hf_clip_domain.evaluation.embedded import measure_retrieval
+from hf_clip_domain.evaluation.html_compare import comparison_page
 from hf_clip_domain.models.loading import load_model
+from hf_clip_domain.page import save_page
 
 # The smallest p value is 2 / (replicates + 1), and Holm multiplies it by the number of comparisons.
 REPLICATES = 5000
@@ -38,6 +40,7 @@ def add_parser(commands) -> None:
     parser.add_argument("--split", default="test", help="Which split to score. Default: test.")
     parser.add_argument("--batch_size", type=int, default=64, help="Pictures or texts embedded at once. Default: 64.")
     parser.add_argument("--output", help="JSON file for the matrix and the differences.")
+    parser.add_argument("--html", help="File for the same as a page.")
     parser.set_defaults(run=run)
 
 
@@ -70,6 +73,8 @@ def run(args: argparse.Namespace) -> int:
     print(comparison.table())
     if args.output:
         comparison.save(args.output)
+    if args.html:
+        save_page(comparison_page(comparison), args.html)
     return 0
 
 

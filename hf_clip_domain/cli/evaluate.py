@@ -14,6 +14,10 @@ from hf_clip_domain.domains import load_domain
 from hf_clip_domain.embedder import similarity_beside
 from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.evaluation import EvaluationReport, RetrievalEvaluator, measure
+from hf_clip_domain.evaluation.gallery import Thumbnails, find_cases, to_json
+from hf_clip_domain.evaluation.html_report import write_html
+from hf_clip_domain.evaluation.resolutions import BUDGET, measure_resolutions
+from hf_clip_domain.models.image_sizes import parse_sizes
 from hf_clip_domain.models.loading import load_model
 
 
@@ -31,7 +35,20 @@ def add_parser(commands) -> None:
     parser.add_argument("--text_column", help="Column of the caption(s), when not found by name.")
     parser.add_argument("--split", default="test", help="Which split to score. Default: test.")
     parser.add_argument("--batch_size", type=int, default=64, help="Pictures or texts embedded at once. Default: 64.")
+    parser.add_argument(
+        "--resolutions",
+        metavar="PIXELS",
+        help="Score and time the model at these picture sizes besides, such as 112,160,224,288,336; each is rounded to "
+        "whole patches.",
+    )
+    parser.add_argument(
+        "--accuracy_budget",
+        type=float,
+        default=BUDGET,
+        help=f"Points of mean Recall@10 that the recommended size may lose. Default: {BUDGET:g}.",
+    )
     parser.add_argument("--output", help="JSON file for the scores.")
+    parser.add_argument("--html", help="File for a page with figures, charts and a gallery of pictures.")
     parser.set_defaults(run=run)
 
 
@@ -41,6 +58,9 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         ClipDomainError: a model or dataset that cannot be read, or a split that is not there.
     """
+    sizes = None if args.resolutions is None else parse_sizes(args.resolutions, "--resolutions")
+    if not args.accuracy_budget >= 0:
+        raise ClipDomainError(f"--accuracy_budget {args.accuracy_budget}: expected points of recall, 0 or more.")
     domain = load_domain(args.domain)
     if args.dataset is None:
         print(f"No --dataset: scoring on the embedded {domain.name} samples, which are synthetic.")
@@ -49,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
         splits = load_pairs(args.dataset, image_column=args.image_column, text_column=args.text_column)
     if args.split not in splits:
         raise ClipDomainError(f"--split {args.split}: there is none; found {', '.join(splits)}.")
-    scores = {}
+    scores, embedded = {}, {}
     for role, name in (("before", args.before), ("after", args.model)):
         if name is not None:
             model, processor = load_model(name)
@@ -61,7 +81,8 @@ def run(args: argparse.Namespace) -> int:
                 batch_size=args.batch_size,
                 similarity=similarity_beside(name, model),
             )
-            scores[role] = measure(evaluator.embed(model), domain)
+            embedded[role] = evaluator.embed(model)
+            scores[role] = measure(embedded[role], domain)
     report = EvaluationReport.compare(
         scores.get("before"),
         scores["after"],
@@ -70,8 +91,25 @@ def run(args: argparse.Namespace) -> int:
         model=args.model,
         base_model=args.before or "",
     )
+    if sizes is not None:
+        found = measure_resolutions(
+            embedded["after"],
+            model,
+            processor,
+            domain,
+            sizes,
+            batch_size=args.batch_size,
+            budget=args.accuracy_budget,
+        )
+        report.extra["resolutions"] = found.to_json()
     print(report.table())
+    if args.output or args.html:
+        earlier = embedded["before"].ahead if "before" in embedded else None
+        report.extra["gallery"] = to_json(find_cases(embedded["after"], earlier))
     if args.output:
         Path(args.output).parent.mkdir(parents=True, exist_ok=True)
         report.save(args.output)
+    if args.html:
+        write_html(report, args.html, picture=Thumbnails(splits[args.split]))
+        print(f"\nAll of it with pictures: {args.html}, for any browser, offline.")
     return 0

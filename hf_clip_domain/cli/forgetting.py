@@ -62,6 +62,7 @@ class RunScores:
 
     Attributes:
         probe: the probe's validation split, or `None` without a probe.
+        embedded: the test split as the last scored model embeds it; `ahead_before`: the ranks of the first one.
 
     Raises:
         ClipDomainError: the probe's domain or dataset cannot be used.
@@ -73,7 +74,7 @@ class RunScores:
             probe = read_probe(options.data, options.domain, training.seed, smoke=options.smoke)
         shared = {"processor": processor, "batch_size": training.per_device_eval_batch_size}
         self._domain, self._test = options.domain, RetrievalEvaluator(pairs["test"], domain=options.domain, **shared)
-        self.probe = self._test_probe = None
+        self.probe = self._test_probe = self.embedded = self.ahead_before = None
         if probe is not None:
             self.probe = ForgettingProbe(probe["validation"], domain=general, **shared)
             self._test_probe = ForgettingProbe(probe["test"], domain=general, **shared)
@@ -83,7 +84,10 @@ class RunScores:
     def on_test(self, model: nn.Module, similarity: SimilarityFunction) -> Measurement:
         """Domain and probe, the figures to be reported: nothing is chosen by them."""
         self._test.similarity = similarity
-        measured = measure(self._test.embed(model), self._domain)
+        self.embedded = self._test.embed(model)
+        if self.ahead_before is None:
+            self.ahead_before = self.embedded.ahead
+        measured = measure(self.embedded, self._domain)
         if self._test_probe is None:
             return measured
         self._test_probe.similarity = similarity

@@ -12,6 +12,7 @@ from hf_clip_domain.embedder import similarity_beside
 from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.evaluation import EvaluationReport
 from hf_clip_domain.evaluation.forgetting import with_retained
+from hf_clip_domain.evaluation.gallery import find_cases, to_json
 from hf_clip_domain.evaluation.wise_ft import parse_alphas
 from hf_clip_domain.models.loading import load_model
 from hf_clip_domain.models.merging import greedy_soup, merge_weights, uniform_soup
@@ -79,6 +80,7 @@ def run(argv: list[str]) -> int:
         base_model=args.base,
         extra={"wise_ft": {**chosen.to_json(), "tuned": with_retained(before, tested["tuned"]).metrics}},
     )
+    report.extra["gallery"] = to_json(find_cases(scores.embedded, scores.ahead_before))
     model.cpu().save_pretrained(output)
     write_run_folder(
         output,

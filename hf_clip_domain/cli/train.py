@@ -10,16 +10,18 @@ from transformers import set_seed
 from hf_clip_domain.cli.assembly import build_trainer, load_parts, similarity_of
 from hf_clip_domain.cli.forgetting import RunScores, similarity_path, summary, tuned_checkpoint
 from hf_clip_domain.cli.options import RunOptions, parse_options
+from hf_clip_domain.cli.resolutions import add_picture_sizes
 from hf_clip_domain.cli.tune import tune, use_tuned_loss
 from hf_clip_domain.embedder import ClipEmbedder, similarity_beside
 from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.evaluation import EvaluationReport
 from hf_clip_domain.evaluation.calibration import calibrate
 from hf_clip_domain.evaluation.forgetting import with_retained
+from hf_clip_domain.evaluation.gallery import find_cases, to_json
 from hf_clip_domain.losses import build_loss
 from hf_clip_domain.models.adapters import is_adapted, save_adapted
 from hf_clip_domain.models.merging import uniform_soup
-from hf_clip_domain.sharing.run_folder import write_run_folder
+from hf_clip_domain.sharing.run_folder import REPORT_PAGE, write_run_folder
 from hf_clip_domain.training.canary import check_before_training
 from hf_clip_domain.training.loss_module import without_loss
 from hf_clip_domain.training.news import RunNews
@@ -102,6 +104,8 @@ def _run(options: RunOptions, news: RunNews) -> int:
     elif chosen is not None and trainer.is_world_process_zero():
         model.save_pretrained(output_dir)
     if trainer.is_world_process_zero():
+        add_picture_sizes(report, training, trainer.state.global_step, scores.embedded, model, processor, domain)
+        report.extra["gallery"] = to_json(find_cases(scores.embedded, scores.ahead_before))
         write_run_folder(
             output_dir,
             model=model,
@@ -131,10 +135,11 @@ def _run(options: RunOptions, news: RunNews) -> int:
             f"{calibration.ece_before:.1%}, and {calibration.ece_after:.1%} at the fitted logit scale "
             f"{calibration.logit_scale:.1f} (calibration.json)."
         )
+    say(f"\nAll of it with pictures: {output_dir / REPORT_PAGE}, for any browser, offline.")
     if adapted and form == "adapter":
-        say(f"\nSaved to {output_dir}: load it with PeftModel.from_pretrained(base, {str(output_dir)!r}).")
+        say(f"Saved to {output_dir}: load it with PeftModel.from_pretrained(base, {str(output_dir)!r}).")
     else:
-        say(f"\nSaved to {output_dir}: load it with CLIPModel.from_pretrained({str(output_dir)!r}).")
+        say(f"Saved to {output_dir}: load it with CLIPModel.from_pretrained({str(output_dir)!r}).")
     return 0
 
 

@@ -39,6 +39,12 @@ class Difference:
     adjusted: float
     real: bool
 
+    def verdict(self) -> str:
+        """Whether the difference is real, with its corrected p value."""
+        if math.isnan(self.p):
+            return "too few independent clusters to tell"
+        return f"{'real' if self.real else 'not shown'} ({_p(self.adjusted)})"
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -66,17 +72,10 @@ class Comparison:
 
     def table(self) -> str:
         """For the console: the matrix with intervals, then every difference and whether it is real."""
-        percent = _is_share(self.metric)
-
-        def number(value: float, signed: bool = False) -> str:
-            return f"{100 * value if percent else value:{'+' if signed else ''}.{1 if percent else 3}f}"
-
-        def ends(found: list[float] | None, signed: bool = False) -> str:
-            return f"[{number(found[0], signed)}, {number(found[1], signed)}]" if found else ""
-
+        number, ends = self.number, self.ends
         first = max(map(len, [*self.models, "model"])) + 2
         width = max(24, *(len(name) + 2 for name in self.datasets))
-        lines = [f"{self.metric}{' (%)' if percent else ''}, with 95% intervals:", ""]
+        lines = [f"{self.heading()}:", ""]
         lines.append(f"{'model':{first}}" + "".join(f"{name:>{width}}" for name in self.datasets))
         for model in self.models:
             cells = (
@@ -87,13 +86,22 @@ class Comparison:
         if self.differences:
             lines += ["", f"Differences (paired bootstrap; p by Holm over {len(self.differences)} comparisons):"]
         for one in self.differences:
-            if math.isnan(one.p):
-                verdict = "too few independent clusters to tell"
-            else:
-                verdict = f"{'real' if one.real else 'not shown'} ({_p(one.adjusted)})"
             found = f"{number(one.difference, True)} {ends(one.interval, True)}".strip()
-            lines.append(f"  {one.dataset}: {one.second} less {one.first}: {found}, {verdict}")
+            lines.append(f"  {one.dataset}: {one.second} less {one.first}: {found}, {one.verdict()}")
         return "\n".join(lines)
+
+    def heading(self) -> str:
+        """The metric and its unit."""
+        return f"{self.metric}{' (%)' if _is_share(self.metric) else ''}, with 95% intervals"
+
+    def number(self, value: float, signed: bool = False) -> str:
+        """A score or a difference of scores."""
+        percent = _is_share(self.metric)
+        return f"{100 * value if percent else value:{'+' if signed else ''}.{1 if percent else 3}f}"
+
+    def ends(self, found: list[float] | None, signed: bool = False) -> str:
+        """An interval; nothing without."""
+        return f"[{self.number(found[0], signed)}, {self.number(found[1], signed)}]" if found else ""
 
 
 def compare(measured: dict[str, dict[str, Measurement]], metric: str) -> Comparison:

@@ -19,6 +19,7 @@ from hf_clip_domain.data.images import decode_image
 from hf_clip_domain.embedder import ClipEmbedder
 from hf_clip_domain.evaluation.evaluator import unique_images
 from hf_clip_domain.evaluation.report import EvaluationReport
+from hf_clip_domain.evaluation.resolution_table import Resolutions
 from hf_clip_domain.evaluation.tables import DIRECTIONS
 
 if TYPE_CHECKING:
@@ -190,6 +191,24 @@ def plot_forgetting(points: Sequence[Any], chosen: Any, floor: float, path: str 
             axes.annotate(f"{point.alpha:.3g}", place, textcoords="offset points", xytext=(5, 5), fontsize=7)
         axes.set(xlabel="General mean Recall@10 (%)", ylabel="Domain mean Recall@10 (%)")
         axes.legend()
+    return Path(path)
+
+
+def plot_resolutions(found: Resolutions, path: str | Path) -> Path:
+    """Draw mean recall with its intervals over the picture size, and beside it the pictures a second."""
+    sizes = [one.size for one in found.sizes]
+    with _figure(path, (8, 3.3)) as figure:
+        axes = figure.add_subplot(1, 2, 1)
+        axes.plot(sizes, [100 * one.mean_recall for one in found.sizes], "o-", color=AFTER)
+        told = [one for one in found.sizes if one.interval]
+        lows, highs = ([100 * one.interval[end] for one in told] for end in (0, 1))
+        axes.fill_between([one.size for one in told], lows, highs, color=AFTER, alpha=0.15, linewidth=0)
+        axes.axvline(found.recommended, color=ACCENT, linestyle="dashed", linewidth=1.2, label="recommended")
+        axes.set(xlabel="Pixels", title="Mean Recall@10 (%)", ylim=(0, None))
+        axes.legend()
+        axes = figure.add_subplot(1, 2, 2)
+        axes.plot(sizes, [one.pictures_per_second for one in found.sizes], "o-", color=AFTER)
+        axes.set(xlabel="Pixels", title=f"Pictures a second, {found.device}", ylim=(0, None))
     return Path(path)
 
 

@@ -6,7 +6,7 @@ more than a block of scores is held, and each score is computed once for both di
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -24,6 +24,16 @@ class Ahead(NamedTuple):
 
     texts: torch.Tensor
     images: torch.Tensor
+
+
+class Strongest(NamedTuple):
+    """The wrong candidate of the highest score, for every query `(q,)`: its index, and the score.
+
+    Where every candidate is right the score is minus infinity.
+    """
+
+    index: torch.Tensor
+    score: torch.Tensor
 
 
 def negatives_ahead(
@@ -45,10 +55,51 @@ def negatives_ahead(
         chunk: at most `chunk * chunk` scores are held.
         progress: a bar on standard error; `None` shows it only when counting takes longer than two seconds.
     """
-    limits = _own_scores(image_embeds, text_embeds, pairs, similarity)
+    limits = own_scores(image_embeds, text_embeds, pairs, similarity)
     limits = limits - TIE_TOLERANCE * limits.abs().clamp(min=1)
     images, texts = len(image_embeds), len(text_embeds)
     by_image, by_text = _Limits(pairs[:, 0], limits, images), _Limits(pairs[:, 1], limits, texts)
+    for rows, columns, scores in _negatives(image_embeds, text_embeds, pairs, similarity, chunk, progress):
+        by_image.count(rows, scores)
+        by_text.count(columns, scores.T)
+    return Ahead(by_image.result(), by_text.result())
+
+
+def strongest_negatives(
+    image_embeds: torch.Tensor,
+    text_embeds: torch.Tensor,
+    pairs: torch.Tensor,
+    similarity: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    chunk: int = 2048,
+    progress: bool | None = False,
+) -> tuple[Strongest, Strongest]:
+    """The wrong text that every image prefers, and the wrong image that every text prefers.
+
+    Arguments as for `negatives_ahead`.
+    """
+    found = tuple(
+        Strongest(torch.zeros(count, dtype=torch.int64), torch.full((count,), -torch.inf))
+        for count in (len(image_embeds), len(text_embeds))
+    )
+    for rows, columns, scores in _negatives(image_embeds, text_embeds, pairs, similarity, chunk, progress):
+        for best, own, other, block in ((found[0], rows, columns, scores), (found[1], columns, rows, scores.T)):
+            score, place = block.max(dim=1)
+            better = score > best.score[own]
+            best.index[own] = torch.where(better, place + other.start, best.index[own])
+            best.score[own] = torch.where(better, score, best.score[own])
+    return found
+
+
+def _negatives(
+    image_embeds: torch.Tensor,
+    text_embeds: torch.Tensor,
+    pairs: torch.Tensor,
+    similarity: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    chunk: int,
+    progress: bool | None,
+) -> Iterator[tuple[slice, slice, torch.Tensor]]:
+    """Blocks of scores: images, texts, and their scores with minus infinity for what is right."""
+    images, texts = len(image_embeds), len(text_embeds)
     order = pairs[:, 0].argsort(stable=True)
     sorted_pairs = pairs[order]  # by image, so that a row of blocks finds its own
     bar = tqdm(total=images, desc="ranking", unit="image", delay=2, leave=False, disable=progress is False)
@@ -62,10 +113,8 @@ def negatives_ahead(
                 scores = similarity(image_embeds[rows], text_embeds[columns]).float()  # (<= chunk, <= chunk)
                 inside = own[(own[:, 1] >= columns.start) & (own[:, 1] < columns.stop)]
                 scores[inside[:, 0] - rows.start, inside[:, 1] - columns.start] = -torch.inf
-                by_image.count(rows, scores)
-                by_text.count(columns, scores.T)
+                yield rows, columns, scores
             bar.update(rows.stop - rows.start)
-    return Ahead(by_image.result(), by_text.result())
 
 
 class _Limits:
@@ -105,7 +154,7 @@ class _Limits:
         return torch.empty_like(self.ahead).index_copy_(0, self.order, self.ahead)
 
 
-def _own_scores(
+def own_scores(
     image_embeds: torch.Tensor,
     text_embeds: torch.Tensor,
     pairs: torch.Tensor,

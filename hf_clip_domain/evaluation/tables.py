@@ -9,6 +9,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hf_clip_domain.evaluation.resolution_table import Resolutions
+
 if TYPE_CHECKING:
     from hf_clip_domain.evaluation.report import EvaluationReport
 
@@ -90,7 +92,8 @@ def sections(report: EvaluationReport) -> list[Section]:
 def console(report: EvaluationReport) -> str:
     """At most 100 columns wide; the interval shown is that of the change, or of the score when there is but one."""
     tables = [_console(section, bool(report.before)) for section in sections(report)]
-    return "\n\n".join(tables + not_measured(report))
+    sizes = picture_sizes(report)
+    return "\n\n".join(tables + ([sizes.table()] if sizes is not None else []) + not_measured(report))
 
 
 def not_measured(report: EvaluationReport) -> list[str]:
@@ -102,7 +105,15 @@ def not_measured(report: EvaluationReport) -> list[str]:
 
 def markdown(report: EvaluationReport) -> str:
     """GitHub tables with all intervals."""
-    return "\n\n".join(_markdown(section, bool(report.before)) for section in sections(report))
+    tables = [_markdown(section, bool(report.before)) for section in sections(report)]
+    sizes = picture_sizes(report)
+    return "\n\n".join(tables + ([sizes.markdown()] if sizes is not None else []))
+
+
+def picture_sizes(report: EvaluationReport) -> Resolutions | None:
+    """The fine-tuned model at several picture sizes, where that was measured."""
+    stored = report.extra.get("resolutions")
+    return None if stored is None else Resolutions.from_json(stored)
 
 
 def _retrieval(report: EvaluationReport, group: str) -> Section:

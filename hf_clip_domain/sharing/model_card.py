@@ -20,6 +20,7 @@ STARTER = "starter"
 _PICTURES = {
     "recall.png": "Recall before and after",
     "forgetting.png": "Domain against general recall of the models between base and tuned one, on validation splits",
+    "resolutions.png": "Recall and speed by picture size",
     "training_curve.png": "Training curve",
     "retrieval_sample.png": "What test captions find; the right picture is framed",
 }
@@ -71,6 +72,7 @@ def write_model_card(
         _introduction(domain, base_model, dataset_name, on_hub),
         "## Results\n\n" + report.markdown().strip(),
         *(f"![{title}]({name})" for name, title in _PICTURES.items() if (folder / name).exists()),
+        *(["All of it with a gallery of test pictures: `report.html`."] if (folder / "report.html").exists() else []),
         _usage(domain, base_model if adapter else None),
         _preprocessing(domain),
         _limits(domain, base_model, dataset_name),

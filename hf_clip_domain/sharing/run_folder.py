@@ -14,7 +14,16 @@ from hf_clip_domain.domains import Domain
 from hf_clip_domain.embedder import CALIBRATION_FILE, ClipEmbedder
 from hf_clip_domain.evaluation import EvaluationReport
 from hf_clip_domain.evaluation.calibration import Calibration
-from hf_clip_domain.evaluation.plots import plot_forgetting, plot_recall, plot_retrieval_sample, plot_training_curve
+from hf_clip_domain.evaluation.gallery import Thumbnails
+from hf_clip_domain.evaluation.html_report import write_html
+from hf_clip_domain.evaluation.plots import (
+    plot_forgetting,
+    plot_recall,
+    plot_resolutions,
+    plot_retrieval_sample,
+    plot_training_curve,
+)
+from hf_clip_domain.evaluation.tables import picture_sizes
 from hf_clip_domain.evaluation.wise_ft import Sweep
 from hf_clip_domain.sharing.model_card import write_model_card
 from hf_clip_domain.similarity import (
@@ -27,7 +36,9 @@ from hf_clip_domain.similarity import (
 )
 
 CONFIGURATION = "run.yaml"
+REPORT_PAGE = "report.html"
 SWEEP_FILE, SWEEP_PLOT, CURVE_PLOT = "wise_ft.json", "forgetting.png", "training_curve.png"
+SIZES_PLOT = "resolutions.png"
 
 
 def write_run_folder(
@@ -50,8 +61,8 @@ def write_run_folder(
 ) -> None:
     """Complete `folder`, which already holds the weights and the processor.
 
-    Writes `domain.yaml`, `evaluation.json`, `run.yaml`, `training_curve.png`, `recall.png`, `retrieval_sample.png` and
-    `README.md` (the model card, last, since it shows the others).
+    Writes `domain.yaml`, `evaluation.json`, `report.html`, `run.yaml`, `training_curve.png`, `recall.png`,
+    `retrieval_sample.png` and `README.md` (the model card, last, since it shows the others).
 
     Args:
         dataset: a Hub id, a path, or `None` for the embedded synthetic samples.
@@ -68,8 +79,9 @@ def write_run_folder(
     domain.save(folder)
     report.save(folder / "evaluation.json")
     (folder / CONFIGURATION).write_text(configuration, encoding="utf-8")
+    write_html(report, folder / REPORT_PAGE, picture=Thumbnails(test_pairs), log_history=log_history or ())
     plot_recall(report, folder / "recall.png")
-    optional = (SIMILARITY_FILE, SIMILARITY_WEIGHTS, CALIBRATION_FILE, SWEEP_FILE, SWEEP_PLOT, CURVE_PLOT)
+    optional = (SIMILARITY_FILE, SIMILARITY_WEIGHTS, CALIBRATION_FILE, SWEEP_FILE, SWEEP_PLOT, CURVE_PLOT, SIZES_PLOT)
     for earlier in optional:  # of another run into the same folder
         (folder / earlier).unlink(missing_ok=True)
     if log_history is not None:
@@ -79,6 +91,8 @@ def write_run_folder(
     if sweep is not None:
         (folder / SWEEP_FILE).write_text(json.dumps(sweep.to_json(), indent=2) + "\n", encoding="utf-8")
         plot_forgetting(sweep.points, sweep.best, sweep.points[0].general - sweep.budget / 100, folder / SWEEP_PLOT)
+    if (sizes := picture_sizes(report)) is not None:
+        plot_resolutions(sizes, folder / SIZES_PLOT)
     similarity = build_similarity(similarity)
     save_similarity(similarity, folder)
     embedder = ClipEmbedder(model, processor, domain=domain, similarity=similarity)

@@ -7,32 +7,21 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from html import escape
 
-from hf_clip_domain.training.charts import Curve, line_chart
+from hf_clip_domain.charts import Curve, line_chart
+from hf_clip_domain.page import whole_page
 
 REFRESH = 10  # seconds after which a browser reads the page of a running run again
 EVENTS = 100  # shown; the latest ones
 
 _STYLE = """
-:root{color-scheme:light dark;--ink:#1f2933;--soft:#5b6770;--back:#f6f7f9;--card:#fff}
-:root{--c0:#2563a8;--c1:#c0392f;--c2:#1a8a50;--c3:#a8660a}
-@media(prefers-color-scheme:dark){:root{--ink:#e8ecef;--soft:#a0abb4;--back:#14181c;--card:#1e242a;
---c0:#6ab0f3;--c1:#ff8a80;--c2:#63d297;--c3:#f0b450}}
-*{box-sizing:border-box}body{margin:0 auto;max-width:1360px;padding:1rem;background:var(--back);color:var(--ink);
-font:16px/1.4 system-ui,sans-serif;overflow-wrap:anywhere}
-h1{font-size:1.3rem;margin:0 0 .3rem}h2{font-size:1rem}p{margin:.3rem 0}.soft,li,dt{color:var(--soft)}
+main{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,26rem),1fr));gap:.8rem}
 .state{display:inline-block;padding:.1rem .6rem;border-radius:1rem;border:2px solid var(--c0);font-weight:600}
 .finished{border-color:var(--c2)}.failed{border-color:var(--c1)}progress{width:100%;height:.8rem}
 dl{display:grid;grid-template-columns:repeat(auto-fit,minmax(9rem,1fr));gap:.6rem}
-dl div,figure,section{background:var(--card);border-radius:.5rem;padding:.6rem .8rem}
-dt{font-size:.85rem}dd{margin:0;font-size:1.2rem}b{color:var(--ink)}
-main{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,26rem),1fr));gap:.8rem}
-figure{margin:0}figcaption{font-weight:600}
-ul{list-style:none;margin:.2rem 0;padding:0;display:flex;flex-wrap:wrap;gap:.1rem 1rem;font-size:.85rem}
-li::before{content:"";display:inline-block;width:.8em;height:.25em;margin:0 .35em .25em 0;background:var(--c)}
-svg{display:block;width:100%;height:auto;color:var(--soft)}polyline,circle{color:var(--c)}
+dl div{background:var(--card);border-radius:.5rem;padding:.6rem .8rem}
+dt{font-size:.85rem}dd{margin:0;font-size:1.2rem}
 section{margin-top:.8rem}table{border-collapse:collapse}td,th{text-align:left;vertical-align:top}
 tr>:first-child{white-space:nowrap;padding-right:.8rem}
-.c0{--c:var(--c0)}.c1{--c:var(--c1)}.c2{--c:var(--c2)}.c3{--c:var(--c3)}
 """.strip()
 
 
@@ -110,19 +99,15 @@ class RunPage:
     def to_html(self) -> str:
         refresh = f'<meta http-equiv="refresh" content="{REFRESH}">' if self.state == "running" else ""
         reason = f"<p>{escape(self.reason)}</p>" if self.reason else ""
-        return (
-            '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-            '<meta name="viewport" content="width=device-width, initial-scale=1">'
-            # Nothing but the style below may act, even if something unescaped should slip in.
-            "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
-            f"{refresh}<title>{escape(self.name)}: {self.state}, step {self.step:,}</title>"
-            f"<style>{_STYLE}</style></head>\n<body><header><h1>{escape(self.name)}</h1>"
+        body = (
+            f"<header><h1>{escape(self.name)}</h1>"
             f'<p><span class="state {self.state}">{self.state}</span></p>{reason}'
             f'<p class="soft">{self._progress()} Last update <time datetime="{self.updated.isoformat()}">'
             f"{self.updated:%Y-%m-%d %H:%M:%S %Z}</time>.</p>"
             f'<progress aria-label="steps done" max="{max(1, self.max_steps)}" value="{self.step}"></progress></header>\n'
-            f"<dl>{''.join(self._figures())}</dl>\n<main>{''.join(self._charts())}</main>\n{self._events()}</body></html>\n"
+            f"<dl>{''.join(self._figures())}</dl>\n<main>{''.join(self._charts())}</main>\n{self._events()}"
         )
+        return whole_page(f"{self.name}: {self.state}, step {self.step:,}", body, style=_STYLE, head=refresh)
 
     def _progress(self) -> str:
         left = ""

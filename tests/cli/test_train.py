@@ -32,6 +32,7 @@ FILES = {
     "run.yaml",
     "domain.yaml",
     "run.html",
+    "report.html",
 }
 QUICK = ["--max_steps", "6", "--per_device_train_batch_size", "8", "--save_steps", "2", "--eval_steps", "2"]
 QUICK += [
@@ -66,6 +67,8 @@ def test_the_embedded_default_leaves_a_whole_folder(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "embedded synthetic samples" in printed and "--dataset path/or/hub-id" in printed
     assert "Recall@10" in printed and "Chance" in printed and "Candidates" in printed
+    assert f"{out / 'report.html'}, for any browser" in printed
+    assert "resolutions: next to so short a training" in printed and "--eval_resolutions 64,96,128" in printed
     assert FILES <= {path.name for path in out.iterdir()}
     assert not (out / "quarantine.jsonl").exists()
     report = json.loads((out / "evaluation.json").read_text())
@@ -109,6 +112,7 @@ def test_own_data_own_domain_own_loss(tmp_path, capsys, monkeypatch):
         "starter",
     ]
     arguments += ["--loss", "half_loss:Half", "--output_dir", str(out), "--test_fraction", "0.3", *QUICK]
+    arguments += ["--eval_resolutions", "64,128", "--accuracy_budget", "100"]
     assert main(["train", *arguments]) == 0
     assert len((out / "quarantine.jsonl").read_text().splitlines()) == 1
     state = json.loads((out / "checkpoint-6" / "trainer_state.json").read_text())
@@ -117,6 +121,12 @@ def test_own_data_own_domain_own_loss(tmp_path, capsys, monkeypatch):
     assert yaml.safe_load((out / "domain.yaml").read_text())["name"]
     card = (out / "README.md").read_text()
     assert str(tmp_path) not in card and "boards" in card
+    sizes = json.loads((out / "evaluation.json").read_text())["extra"]["resolutions"]
+    assert [one["size"] for one in sizes["sizes"]] == [64, 128] and sizes["recommended"] == 64
+    assert "Serve at 64 pixels" in card and "resolutions.png" in card and "report.html" in card
+    assert "Serve at 64 pixels" in capsys.readouterr().out
+    page = (out / "report.html").read_text()
+    assert "a red board" in page and "data:image/jpeg" in page and str(tmp_path) not in page
 
 
 def test_a_stream_of_pairs_with_long_captions(tmp_path):

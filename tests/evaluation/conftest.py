@@ -48,11 +48,11 @@ def make_rows(count, seed=0):
     return rows
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def clip():
     return make_clip
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def rows():
     return make_rows

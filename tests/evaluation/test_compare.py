@@ -8,6 +8,7 @@ import torch
 from hf_clip_domain.cli.main import main
 from hf_clip_domain.evaluation.compare import compare
 from hf_clip_domain.evaluation.embedded import EmbeddedPairs, measure_retrieval
+from hf_clip_domain.evaluation.html_compare import comparison_page
 from hf_clip_domain.models.loading import load_model
 from hf_clip_domain.similarity import cosine
 
@@ -43,6 +44,11 @@ def test_a_large_difference_is_real_and_none_is_not(tmp_path):
     assert "x: strong less weak: +" in table and "not shown (p = 1.000)" in table
     assert "real (p = 0.0" in table or "real (p < 0.001)" in table
     stored = json.loads(found.save(tmp_path / "deeper" / "matrix.json").read_text())
+    page = comparison_page(found)
+    assert (
+        page.count("<td class=real>") == 2 and found.ends(first.interval, True) in page and "strong less weak" in page
+    )
+    assert "<b>x" not in comparison_page(compare({"<b>x": {"x": weak}, "y": {"x": weak}}, METRIC))
     assert stored["scores"]["weak"]["x"] == weak.metrics[METRIC] and len(stored["differences"]) == 3
 
 

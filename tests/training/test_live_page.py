@@ -10,10 +10,10 @@ import pytest
 from transformers import TrainerState
 
 from hf_clip_domain.arguments import ClipTrainingArguments
+from hf_clip_domain.charts import BOTTOM, HEIGHT, LEFT, POINTS, RIGHT, TOP, WIDTH, Curve, line_chart, ticks
 from hf_clip_domain.training import ClipTrainer
 from hf_clip_domain.training.callbacks import live_page
 from hf_clip_domain.training.callbacks.live_page import LivePage
-from hf_clip_domain.training.charts import BOTTOM, HEIGHT, LEFT, POINTS, RIGHT, TOP, WIDTH, Curve, line_chart, ticks
 from hf_clip_domain.training.live_page import EVENTS, RunPage
 
 

@@ -54,6 +54,7 @@ def line_chart(
     high: float | None = None,
     unit: float = 1.0,
     show: Callable[[float], str] = "{:.4g}".format,
+    x_last: str = "step {:,.0f}",
 ) -> str:
     """A figure with a heading, a legend with the latest values, and the curves over the steps.
 
@@ -62,6 +63,7 @@ def line_chart(
         low, high: the y axis spans these at least.
         unit: in multiples of which the y axis has round numbers.
         show: writes a value.
+        x_last: writes the last step.
     """
     drawn = {label: curve.points() for label, curve in curves.items()}
     everything = [point for points in drawn.values() for point in points]
@@ -69,8 +71,8 @@ def line_chart(
     top = max([y for _, y in everything] + ([] if high is None else [high]))
     ys = [unit * tick for tick in ticks(bottom / unit, top / unit)]
     first, last = min(x for x, _ in everything), max(x for x, _ in everything)
-    x_at = _scale(first, last, LEFT, WIDTH - RIGHT)
-    y_at = _scale(ys[0], ys[-1], HEIGHT - BOTTOM, TOP)
+    x_at = scale(first, last, LEFT, WIDTH - RIGHT)
+    y_at = scale(ys[0], ys[-1], HEIGHT - BOTTOM, TOP)
     legend = "".join(
         f'<li class="c{number}">{escape(label)} <b>{escape(show(curves[label].latest))}</b></li>'
         for number, label in enumerate(drawn)
@@ -80,9 +82,9 @@ def line_chart(
         f"<figure><figcaption>{escape(title)}</figcaption><ul>{legend}</ul>"
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" font-size="12" fill="currentColor" role="img" '
         f'aria-label="{escape(title)}: {escape(_summary(curves, show))}">'
-        f"<title>{escape(title)}</title>{''.join(_axes(ys, y_at, show))}"
+        f"<title>{escape(title)}</title>{''.join(axes(ys, y_at, show))}"
         f'<text x="{LEFT}" y="{HEIGHT - 6}">{first:,.0f}</text>'
-        f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 6}" text-anchor="end">step {last:,.0f}</text>'
+        f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 6}" text-anchor="end">{x_last.format(last)}</text>'
         + "".join(_line(points, number, x_at, y_at) for number, points in enumerate(drawn.values()) if points)
         + "</svg></figure>"
     )
@@ -99,11 +101,13 @@ def ticks(low: float, high: float) -> list[float]:
     return [number * step for number in range(first, last + 1)]
 
 
-def _scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
+def scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
+    """From `low` to `high` onto `start` to `end`; the middle where there is no span."""
     return lambda value: start + (end - start) * ((value - low) / (high - low) if high > low else 0.5)
 
 
-def _axes(ys: list[float], y_at: Callable[[float], float], show: Callable[[float], str]) -> Iterator[str]:
+def axes(ys: list[float], y_at: Callable[[float], float], show: Callable[[float], str]) -> Iterator[str]:
+    """A faint line and its label for every tick."""
     for value in ys:
         y = y_at(value)
         yield f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="currentColor" stroke-opacity="0.2"/>'
