@@ -106,6 +106,13 @@ def check_image_size(model: nn.Module, size: int) -> None:
         )
 
 
+def processor_size(processor: Any) -> int:
+    """Side in pixels of the squares that a processor makes."""
+    images = processor.image_processor
+    crop = getattr(images, "crop_size", None) if getattr(images, "do_center_crop", False) else None
+    return next(value for value in dict(crop or images.size).values() if value)
+
+
 def at_image_size(model: nn.Module, processor: Any, size: int) -> tuple[nn.Module, Any]:
     """A model for pictures of `size` pixels and its processor, to be used and saved as any other.
 
@@ -185,9 +192,8 @@ def _replace_table(positions: ImagePositions, size: int) -> None:
     grid = size // positions.patch
     rows = positions.at(grid).detach().clone()  # (p + grid * grid, d)
     if isinstance(table, nn.Embedding):
-        resized = nn.Embedding(*rows.shape, device=rows.device, dtype=rows.dtype)
-        resized.weight = nn.Parameter(rows, requires_grad=table.weight.requires_grad)
-        resized.train(table.training)
+        # Not the constructor, which would draw random numbers that the run counts on.
+        resized = nn.Embedding.from_pretrained(rows, freeze=not table.weight.requires_grad).train(table.training)
     else:
         resized = nn.Parameter(rows.view(*table.shape[:-2], *rows.shape), requires_grad=table.requires_grad)
     setattr(module, positions.name, resized)
@@ -203,13 +209,10 @@ def _replace_table(positions: ImagePositions, size: int) -> None:
 
 def _processor_at(processor: Any, size: int) -> Any:
     """A copy that shares the tokenizer. A picture that is resized larger than the square cut out of it stays so."""
+    old = processor_size(processor)
     processor, images = copy.copy(processor), copy.deepcopy(processor.image_processor)
-    crop = getattr(images, "crop_size", None) if getattr(images, "do_center_crop", False) else None
-    now = dict(crop or images.size)
-    old = next(value for value in now.values() if value)
     for name in ("size", "crop_size"):
         if (settings := getattr(images, name, None)) is not None:
-            # `dict` of the one that transformers makes of it leaves out what is not set.
             scaled = {key: round(value * size / old) for key, value in dict(settings).items() if value}
             setattr(images, name, type(settings)(**scaled))
     processor.image_processor = images

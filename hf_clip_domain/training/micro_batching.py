@@ -63,7 +63,8 @@ def install_embedding_forward(model: nn.Module, *, normalise: bool = True) -> No
 
     The new call returns `{"image_embeds" (n, d), "text_embeds" (n, d), "logit_scale" ()}`, the scale already
     exponentiated, and `"logit_bias" ()` and `"loss_parameters"` (those of the submodule `LOSS_MODULE`) where there are
-    any. With `image_sizes` (pixels) the pictures are embedded at each of them: `image_embeds` is `(r, n, d)`. With
+    any. With `image_sizes` (pixels) the pictures are embedded at each of them (by a model that was told to
+    `accept_any_size`): `image_embeds` is `(r, n, d)`. With
     `image_suffix` the inputs hold `image_features` (n, ...) in place of pixels, of which it makes the embeddings.
 
     It has to be the model's own `forward`, since accelerate patches that with autocast and DistributedDataParallel
@@ -156,9 +157,7 @@ def _from_features(model: nn.Module, normalise: bool, image_sizes, inputs: dict)
         image = features(model.get_image_features(pixel_values=pixels))  # (n, d)
     else:
         views = (at_size(pixels, size) for size in image_sizes)
-        image = torch.stack(
-            [features(model.get_image_features(pixel_values=view, interpolate_pos_encoding=True)) for view in views]
-        )  # (r, n, d)
+        image = torch.stack([features(model.get_image_features(pixel_values=view)) for view in views])  # (r, n, d)
     return (F.normalize(image, dim=-1), F.normalize(text, dim=-1)) if normalise else (image, text)
 
 
