@@ -20,7 +20,7 @@ from hf_clip_domain.data.images import decode_image
 from hf_clip_domain.data.transforms import ImageTransform
 from hf_clip_domain.embedder import image_settings
 from hf_clip_domain.errors import ClipDomainError
-from hf_clip_domain.models.image_positions import at_image_size, image_size_of
+from hf_clip_domain.models.image_positions import at_image_size, check_image_size, image_size_of
 from hf_clip_domain.training.affordable import affordable_sizes, candidates, pair_timer
 from hf_clip_domain.training.agreement import RollCall
 from hf_clip_domain.training.batch_size import choose_batch_size
@@ -40,6 +40,8 @@ def at_last_size(model: nn.Module, processor: Any, pairs: DatasetDict, options: 
         return model, processor
     if training.resolutions == "auto":
         training.resolutions = _chosen(model, processor, pairs, options, say)
+    for size in training.resolutions:
+        check_image_size(model, size)
     last, own = training.resolutions[-1], image_size_of(model)
     if last != own:
         say(f"The model reads pictures of {own} pixels: its positions are interpolated for {last}.")
