@@ -173,9 +173,10 @@ def _interpolate(table: torch.Tensor, others: int, grid: int, new: int) -> torch
 
     It is done by two matrix products since MPS does not differentiate torch's antialiased interpolation.
     """
-    kept, patches = table[:others], table[others:].unflatten(0, (grid, grid)).float()  # (p, d), (g, g, d)
+    dtype = torch.promote_types(table.dtype, torch.float32)
+    kept, patches = table[:others], table[others:].unflatten(0, (grid, grid)).to(dtype)  # (p, d), (g, g, d)
     with torch.autocast(table.device.type, enabled=False):
-        weights = _weights(grid, new).to(table.device)  # (new, g)
+        weights = _weights(grid, new).to(dtype).to(table.device)  # (new, g); MPS has no float64
         resized = torch.einsum("ia,jb,abd->ijd", weights, weights, patches)  # (new, new, d)
     return torch.cat([kept, resized.flatten(0, 1).to(table.dtype)])
 
@@ -183,7 +184,7 @@ def _interpolate(table: torch.Tensor, others: int, grid: int, new: int) -> torch
 @lru_cache(maxsize=256)
 def _weights(old: int, new: int) -> torch.Tensor:
     """How each of `new` points is made of `old` ones, `(new, old)`: bicubic interpolation along one side."""
-    columns = torch.eye(old)[None, None]  # (1, 1, old, old): each column is one of the points
+    columns = torch.eye(old, dtype=torch.float64)[None, None]  # (1, 1, old, old): each column is one of the points
     return F.interpolate(columns, size=(new, old), mode="bicubic", antialias=new < old)[0, 0]
 
 

@@ -24,6 +24,7 @@ from torch.utils.checkpoint import checkpoint
 
 from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.models.dual_encoder import features, find_logit_bias, find_logit_scale
+from hf_clip_domain.models.image_positions import accept_any_size
 from hf_clip_domain.training.loss_module import LOSS_MODULE
 
 
@@ -63,8 +64,7 @@ def install_embedding_forward(model: nn.Module, *, normalise: bool = True) -> No
 
     The new call returns `{"image_embeds" (n, d), "text_embeds" (n, d), "logit_scale" ()}`, the scale already
     exponentiated, and `"logit_bias" ()` and `"loss_parameters"` (those of the submodule `LOSS_MODULE`) where there are
-    any. With `image_sizes` (pixels) the pictures are embedded at each of them (by a model that was told to
-    `accept_any_size`): `image_embeds` is `(r, n, d)`. With
+    any. With `image_sizes` (pixels) the pictures are embedded at each of them: `image_embeds` is `(r, n, d)`. With
     `image_suffix` the inputs hold `image_features` (n, ...) in place of pixels, of which it makes the embeddings.
 
     It has to be the model's own `forward`, since accelerate patches that with autocast and DistributedDataParallel
@@ -83,6 +83,8 @@ def install_embedding_forward(model: nn.Module, *, normalise: bool = True) -> No
             return original(*args, **kwargs)
         size, kept = kwargs.pop("micro_batch_size"), kwargs.pop("kept", 1)
         image_sizes = kwargs.pop("image_sizes", None)
+        if image_sizes is not None:
+            accept_any_size(self)
         suffix = kwargs.pop("image_suffix", None)
         if suffix is not None:
             encode = functools.partial(_from_image_features, self, normalise, suffix)

@@ -9,7 +9,6 @@ from torch import nn
 from transformers import ProgressCallback, TrainerCallback
 
 from hf_clip_domain.arguments import ClipTrainingArguments
-from hf_clip_domain.models.image_positions import accept_any_size
 from hf_clip_domain.models.patch_dropout import install_patch_dropout
 from hf_clip_domain.training import ClipTrainer, timing
 from hf_clip_domain.training.callbacks.monitor import KEYS, MonitoredProgress, RunMonitor
@@ -210,7 +209,6 @@ def test_flops_know_frozen_towers_longer_texts_several_sizes_and_no_recomputatio
     install_embedding_forward(model)
     plain = flops_per_pair(model, batch(2))
     assert flops_per_pair(model, batch(2, length=6)) < plain < flops_per_pair(model, batch(2, length=16))
-    accept_any_size(model)
     assert flops_per_pair(model, batch(2), image_sizes=[16, 32]) > 1.5 * plain
     install_patch_dropout(model, 0.75)  # one patch of four remains
     state = torch.get_rng_state()

@@ -113,7 +113,7 @@ def prepare_for_sizes(model: nn.Module, args: ClipTrainingArguments) -> None:
         ClipDomainError: a size that is no multiple of the patch, or a tower whose positions cannot be interpolated or
             whose patches cannot be left out.
     """
-    if args.image_sizes or args.resolutions:
+    if args.resolutions:
         accept_any_size(model)
     for size in args.image_sizes or ():
         check_image_size(model, size)
