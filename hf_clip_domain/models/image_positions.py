@@ -116,7 +116,9 @@ def processor_size(processor: Any) -> int:
 def at_image_size(model: nn.Module, processor: Any, size: int) -> tuple[nn.Module, Any]:
     """A model for pictures of `size` pixels and its processor, to be used and saved as any other.
 
-    The copy shares every weight with `model` but the table of positions; at the model's own size that too.
+    The copy shares every weight with `model` but the table of positions; at the model's own size that too. It is for
+    `get_image_features` and `get_text_features`, and for saving: where accelerate has replaced the `forward` of a model
+    in training, the copy's is still the original's.
 
     Raises:
         ClipDomainError: `size` is no multiple of the patch, or the positions cannot be interpolated.
