@@ -17,10 +17,12 @@ What stands after `--` is added to every run.
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import sys
 import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
 from transformers import set_seed
@@ -73,8 +75,21 @@ def run(way: str, seed: int, options) -> dict:
         "work": work,
         "data": statistics.mean(entry["time_share/data"] for entry in logs) if logs else float("nan"),
         "recall": statistics.mean(found.metrics[key] for key in KEYS),
-        "replicates": np.mean([found.replicates[key] for key in KEYS], axis=0),
+        "replicates": np.mean([found.replicates[key] for key in KEYS], axis=0).tolist(),
     }
+
+
+def kept_run(way: str, seed: int, options) -> dict:
+    """A run, or what `--keep` holds of it."""
+    file = options.keep and options.keep / f"{way} {seed}.json"
+    if file and file.is_file():
+        found = json.loads(file.read_text(encoding="utf-8"))
+    else:
+        found = run(way, seed, options)
+        if file:
+            options.keep.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(found), encoding="utf-8")
+    return {**found, "replicates": np.array(found["replicates"])}
 
 
 def table(results: dict[str, list[dict]], options) -> str:
@@ -113,12 +128,13 @@ def main() -> None:
     parser.add_argument("--high", type=int, default=224)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--split", default="test", choices=["validation", "test"], help="that is scored")
+    parser.add_argument("--keep", type=Path, help="folder of what was run; of the same options, it is not run again")
     parser.add_argument("extra", nargs="*", help="after --: options for the runs")
     options = parser.parse_args()
     results: dict[str, list[dict]] = {}
     for seed in options.seeds:
         for way in options.ways:
-            found = run(way, seed, options)
+            found = kept_run(way, seed, options)
             results.setdefault(way, []).append(found)
             shown = {name: round(value, 4) for name, value in found.items() if name != "replicates"}
             print(f"seed {seed}, {way}: {shown}", file=sys.stderr, flush=True)
