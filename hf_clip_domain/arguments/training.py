@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from transformers import TrainingArguments
 
+from hf_clip_domain.arguments.resolutions import SCHEDULES, check_resolutions, read_resolutions
 from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.models.image_sizes import parse_sizes
 from hf_clip_domain.models.precision import PRECISIONS, Precision, resolve_precision
@@ -59,6 +60,32 @@ class ClipTrainingArguments(TrainingArguments):
             "help": "Embed the same pictures at each of these sizes (pixels) in every step, and sum the losses. Default: "
             "the model's own size."
         },
+    )
+    resolutions: str | None = field(
+        default=None,
+        metadata={
+            "help": "Sizes (pixels) that the pictures of a step take as the run goes, from small to large, such as "
+            "96,128,224: the last is the size of the saved model. Or 'auto' for the largest that --resolution_minutes "
+            "afford. Default: the model's own size."
+        },
+    )
+    resolution_schedule: str = field(
+        default="step",
+        metadata={
+            "help": "How the size goes: one size (constant), each of the sizes for an equal share (step), through all "
+            "sizes between two (linear, cosine), or one drawn for every step (random); the last size follows.",
+            "choices": list(SCHEDULES),
+        },
+    )
+    resolution_warmup: float = field(
+        default=0.8, metadata={"help": "Share of the run after which the last size is reached."}
+    )
+    resolution_minutes: float = field(
+        default=60.0, metadata={"help": "What the steps of a run with --resolutions auto may take."}
+    )
+    patch_dropout: float = field(
+        default=0.0,
+        metadata={"help": "Share of a picture's patches that a training step leaves out, at random (FLIP)."},
     )
     feature_cache: str | None = field(
         default=None,
@@ -236,6 +263,8 @@ class ClipTrainingArguments(TrainingArguments):
                 raise ClipDomainError(f"--{name} {getattr(self, name)}: expected a number above 0.")
         if self.image_sizes is not None and (not self.image_sizes or min(self.image_sizes) < 1):
             raise ClipDomainError(f"--image_sizes {self.image_sizes}: expected one or more sizes in pixels.")
+        self.resolutions = read_resolutions(self.resolutions)
+        check_resolutions(self)
         if not self.feature_cache_gib > 0:
             raise ClipDomainError(f"--feature_cache_gib {self.feature_cache_gib}: expected a number above 0.")
         if self.feature_cache is not None and self.image_sizes is not None:

@@ -73,6 +73,7 @@ class RunScores:
         with training.main_process_first(desc="reading the probe"):
             probe = read_probe(options.data, options.domain, training.seed, smoke=options.smoke)
         shared = {"processor": processor, "batch_size": training.per_device_eval_batch_size}
+        self._processor = processor
         self._domain, self._test = options.domain, RetrievalEvaluator(pairs["test"], domain=options.domain, **shared)
         self.probe = self._test_probe = self.embedded = self.ahead_before = None
         if probe is not None:
@@ -81,8 +82,10 @@ class RunScores:
         self._validation = lambda: RepeatedEvaluator(pairs["validation"], domain=options.domain, **shared)
         self._can_validate = "validation" in pairs
 
-    def on_test(self, model: nn.Module, similarity: SimilarityFunction) -> Measurement:
-        """Domain and probe, the figures to be reported: nothing is chosen by them."""
+    def on_test(self, model: nn.Module, similarity: SimilarityFunction, processor: Any = None) -> Measurement:
+        """Domain and probe, the figures to be reported: nothing is chosen by them. `processor`: of another size."""
+        for evaluator in filter(None, (self._test, self._test_probe)):
+            evaluator.processor = self._processor if processor is None else processor
         self._test.similarity = similarity
         self.embedded = self._test.embed(model)
         if self.ahead_before is None:

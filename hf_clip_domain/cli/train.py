@@ -11,6 +11,7 @@ from hf_clip_domain.cli.assembly import build_trainer, load_parts, similarity_of
 from hf_clip_domain.cli.forgetting import RunScores, similarity_path, summary, tuned_checkpoint
 from hf_clip_domain.cli.options import RunOptions, parse_options
 from hf_clip_domain.cli.resolutions import add_picture_sizes
+from hf_clip_domain.cli.resolution import at_last_size
 from hf_clip_domain.cli.tune import tune, use_tuned_loss
 from hf_clip_domain.embedder import ClipEmbedder, similarity_beside
 from hf_clip_domain.errors import ClipDomainError
@@ -54,6 +55,8 @@ def _run(options: RunOptions, news: RunNews) -> int:
         check_before_training(training.device, training.precision)
     check_optimizer(training)
     model, processor, pairs = load_parts(options, say)
+    base = model, processor  # as it is used without training: at its own size
+    model, processor = at_last_size(model, processor, pairs, options, say)
     if training.auto_tune_loss:
         use_tuned_loss(tune(model, processor, pairs, options, say), training)
     loss = build_loss(training.loss, **(training.loss_settings or {}))
@@ -63,7 +66,8 @@ def _run(options: RunOptions, news: RunNews) -> int:
         scores.check_choice("--wise_ft")
         similarity_at = similarity_path(base_similarity, similarity)
         base_weights = uniform_soup([model])  # a copy; an adapter changes nothing yet
-    before = scores.on_test(model, base_similarity)
+    before = scores.on_test(base[0], base_similarity, base[1])
+    del base
     if scores.probe is not None:
         scores.probe.similarity = similarity
     trainer = build_trainer(model, processor, pairs, options, loss, probe=scores.probe, news=news)

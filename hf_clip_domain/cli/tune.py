@@ -12,6 +12,7 @@ from hf_clip_domain._optional import require
 from hf_clip_domain.arguments import ClipTrainingArguments
 from hf_clip_domain.cli.assembly import build_trainer, load_parts
 from hf_clip_domain.cli.options import RunOptions, parse_options
+from hf_clip_domain.cli.resolution import at_last_size
 from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.evaluation.plots import plot_trials
 from hf_clip_domain.losses import build_loss
@@ -29,7 +30,9 @@ def run(argv: list[str]) -> int:
     options = parse_options(argv)
     require("optuna", extra="tune")
     build_loss(options.training.loss, **(options.training.loss_settings or {}))
-    tune(*load_parts(options, print), options, print)
+    model, processor, pairs = load_parts(options, print)
+    model, processor = at_last_size(model, processor, pairs, options, print)
+    tune(model, processor, pairs, options, print)
     return 0
 
 

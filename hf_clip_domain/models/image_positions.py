@@ -106,10 +106,19 @@ def check_image_size(model: nn.Module, size: int) -> None:
         )
 
 
+def processor_size(processor: Any) -> int:
+    """Side in pixels of the squares that a processor makes."""
+    images = processor.image_processor
+    crop = getattr(images, "crop_size", None) if getattr(images, "do_center_crop", False) else None
+    return next(value for value in dict(crop or images.size).values() if value)
+
+
 def at_image_size(model: nn.Module, processor: Any, size: int) -> tuple[nn.Module, Any]:
     """A model for pictures of `size` pixels and its processor, to be used and saved as any other.
 
-    The copy shares every weight with `model` but the table of positions; at the model's own size that too.
+    The copy shares every weight with `model` but the table of positions; at the model's own size that too. It is for
+    `get_image_features` and `get_text_features`, and for saving: where accelerate has replaced the `forward` of a model
+    in training, the copy's is still the original's.
 
     Raises:
         ClipDomainError: `size` is no multiple of the patch, or the positions cannot be interpolated.
@@ -166,9 +175,10 @@ def _interpolate(table: torch.Tensor, others: int, grid: int, new: int) -> torch
 
     It is done by two matrix products since MPS does not differentiate torch's antialiased interpolation.
     """
-    kept, patches = table[:others], table[others:].unflatten(0, (grid, grid)).float()  # (p, d), (g, g, d)
+    dtype = torch.promote_types(table.dtype, torch.float32)
+    kept, patches = table[:others], table[others:].unflatten(0, (grid, grid)).to(dtype)  # (p, d), (g, g, d)
     with torch.autocast(table.device.type, enabled=False):
-        weights = _weights(grid, new).to(table.device)  # (new, g)
+        weights = _weights(grid, new).to(dtype).to(table.device)  # (new, g); MPS has no float64
         resized = torch.einsum("ia,jb,abd->ijd", weights, weights, patches)  # (new, new, d)
     return torch.cat([kept, resized.flatten(0, 1).to(table.dtype)])
 
@@ -176,7 +186,7 @@ def _interpolate(table: torch.Tensor, others: int, grid: int, new: int) -> torch
 @lru_cache(maxsize=256)
 def _weights(old: int, new: int) -> torch.Tensor:
     """How each of `new` points is made of `old` ones, `(new, old)`: bicubic interpolation along one side."""
-    columns = torch.eye(old)[None, None]  # (1, 1, old, old): each column is one of the points
+    columns = torch.eye(old, dtype=torch.float64)[None, None]  # (1, 1, old, old): each column is one of the points
     return F.interpolate(columns, size=(new, old), mode="bicubic", antialias=new < old)[0, 0]
 
 
@@ -185,9 +195,8 @@ def _replace_table(positions: ImagePositions, size: int) -> None:
     grid = size // positions.patch
     rows = positions.at(grid).detach().clone()  # (p + grid * grid, d)
     if isinstance(table, nn.Embedding):
-        resized = nn.Embedding(*rows.shape, device=rows.device, dtype=rows.dtype)
-        resized.weight = nn.Parameter(rows, requires_grad=table.weight.requires_grad)
-        resized.train(table.training)
+        # Not the constructor, which would draw random numbers that the run counts on.
+        resized = nn.Embedding.from_pretrained(rows, freeze=not table.weight.requires_grad).train(table.training)
     else:
         resized = nn.Parameter(rows.view(*table.shape[:-2], *rows.shape), requires_grad=table.requires_grad)
     setattr(module, positions.name, resized)
@@ -203,13 +212,10 @@ def _replace_table(positions: ImagePositions, size: int) -> None:
 
 def _processor_at(processor: Any, size: int) -> Any:
     """A copy that shares the tokenizer. A picture that is resized larger than the square cut out of it stays so."""
+    old = processor_size(processor)
     processor, images = copy.copy(processor), copy.deepcopy(processor.image_processor)
-    crop = getattr(images, "crop_size", None) if getattr(images, "do_center_crop", False) else None
-    now = dict(crop or images.size)
-    old = next(value for value in now.values() if value)
     for name in ("size", "crop_size"):
         if (settings := getattr(images, name, None)) is not None:
-            # `dict` of the one that transformers makes of it leaves out what is not set.
             scaled = {key: round(value * size / old) for key, value in dict(settings).items() if value}
             setattr(images, name, type(settings)(**scaled))
     processor.image_processor = images

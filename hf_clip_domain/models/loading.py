@@ -27,6 +27,7 @@ from hf_clip_domain.models.adapters import base_of, find_adapter, merge_adapter
 from hf_clip_domain.models.attention import use_sliced_attention
 from hf_clip_domain.models.dual_encoder import check_dual_encoder
 from hf_clip_domain.models.folders import find_folder, near_miss
+from hf_clip_domain.models.image_positions import at_image_size, image_size_of, processor_size
 from hf_clip_domain.models.positions import stretch_text_positions, text_capacity
 
 
@@ -100,6 +101,8 @@ def _load_with_adapter(folder: Path, max_text_length: int | None, revision: str 
         length = processor.tokenizer.model_max_length
         if text_capacity(model) < length < VERY_LARGE_INTEGER:  # trained with --max_text_length
             stretch_text_positions(model, processor.tokenizer, length)
+        if (size := processor_size(processor)) != image_size_of(model):  # trained with --resolutions
+            model, processor = at_image_size(model, processor, size)
     with _explained(str(folder), folder, "adapter", None), _quiet():
         model = merge_adapter(model, folder)
     if max_text_length is not None:

@@ -30,8 +30,8 @@ def gradients_of_a_step(device: torch.device) -> float:
 
 
 def gradients_at_several_sizes(device: torch.device) -> float:
-    """Pictures and position tables resized on the device (--image_sizes)."""
-    sizes = [_SIDE, 24]
+    """Pictures and position tables made smaller and larger on the device (--image_sizes, --resolutions)."""
+    sizes = [8, 24]
     return _worst_gradient(_step(device, image_sizes=sizes)[1], _step(_CPU, torch.float64, image_sizes=sizes)[1])
 
 

@@ -17,6 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from hf_clip_domain import memory
+from hf_clip_domain.models.patch_dropout import counting_kept_patches
 
 _SECONDS = 0.3  # for the measurement of the peak
 _LARGEST = 8192  # rows of its largest matrix
@@ -42,7 +43,8 @@ def flops_per_pair(model: nn.Module, inputs: dict[str, Any], image_sizes: list[i
     model.eval()  # draws no dropout and recomputes no activations
     try:
         # The counter knows no formula for the fused attention of CPUs; as plain matrix products it is counted anywhere.
-        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        patches = counting_kept_patches(model)
+        with patches, torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             embeddings = model(**row, micro_batch_size=None)
             total = embeddings["image_embeds"].float().sum() + embeddings["text_embeds"].float().sum()
             if trained and total.requires_grad:

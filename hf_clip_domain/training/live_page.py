@@ -57,6 +57,7 @@ CHARTS = [
         {"peak": "memory/peak_mib", "process": "memory/process_mib", "room left": "memory/room_mib"},
         {"low": 0.0, "unit": 1024, "show": _gib},
     ),
+    ("Picture size", {"pixels": "resolution"}, {"low": 0.0}),
     ("Rows embedded at once", {"micro-batch": "micro_batch_size"}, {"low": 0.0}),
     ("Share of the device's peak FLOP/s", {"share": "flops/share_of_peak"}, {"low": 0.0, "show": _percent}),
     ("Learning rate", {"rate": "learning_rate"}, {"low": 0.0, "show": "{:.2g}".format}),

@@ -24,6 +24,7 @@ from torch.utils.checkpoint import checkpoint
 
 from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.models.dual_encoder import features, find_logit_bias, find_logit_scale
+from hf_clip_domain.models.image_positions import accept_any_size
 from hf_clip_domain.training.loss_module import LOSS_MODULE
 
 
@@ -82,6 +83,8 @@ def install_embedding_forward(model: nn.Module, *, normalise: bool = True) -> No
             return original(*args, **kwargs)
         size, kept = kwargs.pop("micro_batch_size"), kwargs.pop("kept", 1)
         image_sizes = kwargs.pop("image_sizes", None)
+        if image_sizes is not None:
+            accept_any_size(self)
         suffix = kwargs.pop("image_suffix", None)
         if suffix is not None:
             encode = functools.partial(_from_image_features, self, normalise, suffix)
@@ -156,9 +159,7 @@ def _from_features(model: nn.Module, normalise: bool, image_sizes, inputs: dict)
         image = features(model.get_image_features(pixel_values=pixels))  # (n, d)
     else:
         views = (at_size(pixels, size) for size in image_sizes)
-        image = torch.stack(
-            [features(model.get_image_features(pixel_values=view, interpolate_pos_encoding=True)) for view in views]
-        )  # (r, n, d)
+        image = torch.stack([features(model.get_image_features(pixel_values=view)) for view in views])  # (r, n, d)
     return (F.normalize(image, dim=-1), F.normalize(text, dim=-1)) if normalise else (image, text)
 
 

@@ -19,6 +19,7 @@ from hf_clip_domain.training.memory_model import MemoryModel
 from hf_clip_domain.training.micro_batching import MicroBatches
 from hf_clip_domain.training.replay import StepReplay
 from hf_clip_domain.training.sizing import MicroBatchSizing
+from hf_clip_domain.training.token_level import TokenLevel
 
 
 class FittingSteps:
@@ -32,6 +33,7 @@ class FittingSteps:
 
     Attributes:
         replay: holds the micro-batches of the next step. sizing: a callback for the trainer, or `None`.
+        level: chooses micro-batches of a fixed size where that of the pictures changes.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class FittingSteps:
     ) -> None:
         memory.prepare_for_shortage()
         automatic = args.micro_batch_size == "auto"
+        self.level: TokenLevel | None = None
         self.roll_call = RollCall(args.device)
         self.replay = StepReplay(MicroBatches(None if automatic else args.micro_batch_size), tell)
         self.sizing = MicroBatchSizing(self.replay, fit, to_come, args.device, self.roll_call) if automatic else None
@@ -74,6 +77,8 @@ class FittingSteps:
         whole = inputs if fill is None else run(lambda: fill(inputs, self.replay.plan.size))
         if self.sizing is not None:
             self.sizing.choose(whole, number)
+        if self.level is not None:
+            self.replay.plan = self.level.plan(whole)
 
         def attempt():
             with self.roll_call.before_collectives(), model.no_sync() if several else nullcontext():
@@ -81,6 +86,8 @@ class FittingSteps:
             return loss, GradientAverage(model) if several and average else None
 
         loss, average_gradients = run(attempt)
+        if self.level is not None:
+            self.level.learn(self.replay.plan, whole)
         if average_gradients is not None:
             average_gradients()
         return loss

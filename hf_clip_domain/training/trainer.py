@@ -22,6 +22,7 @@ from hf_clip_domain.similarity import build_similarity, wants_normalised
 from hf_clip_domain.training import checkpoints
 from hf_clip_domain.training.callbacks import ClampLogitScale, TemperatureSchedule, WeightAverage
 from hf_clip_domain.training.callbacks.monitor import attach_monitor
+from hf_clip_domain.training.callbacks.resolution import attach_curriculum, prepare_for_sizes
 from hf_clip_domain.training.callbacks.temperature import temperature_callback
 from hf_clip_domain.training.data_order import EpochCallback, EpochSampler
 from hf_clip_domain.training.feature_cache import FeatureCache
@@ -88,6 +89,7 @@ class ClipTrainer(Trainer):
         self.average = WeightAverage(args.ema_decay) if args.ema_decay is not None else None
         if self.average is not None:
             self.add_callback(self.average)
+        self.curriculum = attach_curriculum(self)
         self.feature_cache = None
         if self.args.feature_cache is not None and self.train_dataset is not None:
             self.feature_cache = FeatureCache(self.args, self.model, self.train_dataset, self.accelerator)
@@ -123,6 +125,7 @@ class ClipTrainer(Trainer):
     def prepare_model(self, loss: nn.Module) -> None:
         """Make the model ready to train with `loss` and at the temperature of the arguments."""
         self.use_loss(loss)
+        prepare_for_sizes(self.model, self.args)
         for kind in (ClampLogitScale, TemperatureSchedule):
             self.pop_callback(kind)
         self.add_callback(temperature_callback(self.args, self.model, lambda: self._similarity_gap))
@@ -172,6 +175,8 @@ class ClipTrainer(Trainer):
         if self.monitor:
             self.monitor.stopwatch.switch("data")
         batches, items = super().get_batch_samples(*args, **kwargs)
+        if self.curriculum is not None:
+            batches = [self.curriculum.shrink(batch) for batch in batches]
         if self.monitor:
             self.monitor.count(batches)
         return batches, items
@@ -216,6 +221,8 @@ class ClipTrainer(Trainer):
         if "loss" in logs:  # a training log: join the parts collected since the last one
             parts = {name: torch.stack(values).mean().item() for name, values in self._loss_parts.items() if values}
             logs = {**logs, **parts, **(self.monitor.measure(self.model) if self.monitor else {})}
+            if self.curriculum is not None:
+                logs["resolution"] = self.curriculum.used
             self._loss_parts.clear()
         super().log(logs, *args, **kwargs)
 

@@ -127,6 +127,16 @@ def test_the_table_is_interpolated_bicubically_and_without_aliasing_when_shrunk(
     torch.testing.assert_close(got[1:], expected[0].flatten(1).T, atol=1e-5, rtol=1e-5)
 
 
+def test_nothing_is_drawn_and_a_model_that_takes_any_size_is_copied_as_such(clip_folder):
+    model, processor = load_model(clip_folder())
+    accept_any_size(model)
+    state = torch.get_rng_state()
+    large, _ = at_image_size(model, processor, 64)
+    assert torch.equal(torch.get_rng_state(), state)
+    find_image_positions(large).table.data.zero_()
+    assert not torch.equal(embed(large, 48), embed(model, 48)), "the copy uses the original's table"
+
+
 def test_the_native_table_learns_from_pictures_of_other_sizes():
     model, _ = make("vit")
     accept_any_size(model)

@@ -53,6 +53,8 @@ PROGRAM = textwrap.dedent(
         use_cpu=True, disable_tqdm=True, save_strategy="steps", save_steps=3, seed=3,
         # The gradient of a key's bias is zero but for rounding, which Adam's usual 1e-8 would blow up to whole steps.
         adam_epsilon=1e-6, loss=loss, loss_settings=settings, logging_steps=1,
+        # Both processes take the same sizes; with micro-batches that follow them.
+        resolutions="8,16" if kind == "groups" else None, resolution_schedule="random", resolution_warmup=1,
     )
     torch.set_num_threads(1)
     trainer = ClipTrainer(

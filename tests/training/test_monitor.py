@@ -9,6 +9,7 @@ from torch import nn
 from transformers import ProgressCallback, TrainerCallback
 
 from hf_clip_domain.arguments import ClipTrainingArguments
+from hf_clip_domain.models.patch_dropout import install_patch_dropout
 from hf_clip_domain.training import ClipTrainer, timing
 from hf_clip_domain.training.callbacks.monitor import KEYS, MonitoredProgress, RunMonitor
 from hf_clip_domain.training.flops import flops_per_pair, peak_flops
@@ -209,6 +210,11 @@ def test_flops_know_frozen_towers_longer_texts_several_sizes_and_no_recomputatio
     plain = flops_per_pair(model, batch(2))
     assert flops_per_pair(model, batch(2, length=6)) < plain < flops_per_pair(model, batch(2, length=16))
     assert flops_per_pair(model, batch(2), image_sizes=[16, 32]) > 1.5 * plain
+    install_patch_dropout(model, 0.75)  # one patch of four remains
+    state = torch.get_rng_state()
+    assert flops_per_pair(model, batch(2)) < 0.9 * plain
+    assert torch.equal(torch.get_rng_state(), state)
+    install_patch_dropout(model, 0.0)
     model.gradient_checkpointing_enable()
     assert flops_per_pair(model, batch(2)) == plain
     model.gradient_checkpointing_disable()
