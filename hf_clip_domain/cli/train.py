@@ -8,10 +8,10 @@ from pathlib import Path
 from transformers import set_seed
 
 from hf_clip_domain.cli.assembly import build_trainer, load_parts, similarity_of
+from hf_clip_domain.cli.evaluation_sizes import add_picture_sizes
 from hf_clip_domain.cli.forgetting import RunScores, similarity_path, summary, tuned_checkpoint
 from hf_clip_domain.cli.options import RunOptions, parse_options
-from hf_clip_domain.cli.resolutions import add_picture_sizes
-from hf_clip_domain.cli.resolution import at_last_size
+from hf_clip_domain.cli.training_sizes import at_last_size
 from hf_clip_domain.cli.tune import tune, use_tuned_loss
 from hf_clip_domain.embedder import ClipEmbedder, similarity_beside
 from hf_clip_domain.errors import ClipDomainError

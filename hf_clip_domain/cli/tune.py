@@ -12,7 +12,7 @@ from hf_clip_domain._optional import require
 from hf_clip_domain.arguments import ClipTrainingArguments
 from hf_clip_domain.cli.assembly import build_trainer, load_parts
 from hf_clip_domain.cli.options import RunOptions, parse_options
-from hf_clip_domain.cli.resolution import at_last_size
+from hf_clip_domain.cli.training_sizes import at_last_size
 from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.evaluation.plots import plot_trials
 from hf_clip_domain.losses import build_loss

@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from hf_clip_domain.arguments import ClipTrainingArguments
+from hf_clip_domain.cli.evaluation_sizes import AUTO_SHARE, add_picture_sizes, auto_cost
 from hf_clip_domain.cli.main import main
-from hf_clip_domain.cli.resolutions import AUTO_SHARE, add_picture_sizes, auto_cost
 from hf_clip_domain.domains import load_domain
 from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.evaluation import EvaluationReport, RetrievalEvaluator
