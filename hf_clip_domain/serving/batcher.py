@@ -15,8 +15,8 @@ from typing import Any
 
 from hf_clip_domain.serving.model import IMAGE, TEXT, LoadedModel
 
-# A batch runs at its longest text's length: one of half that length or less is not worth its padding.
-_SHORTEST = 0.5
+# A batch runs at its longest text's length: one much shorter is not worth its padding.
+_SHORTEST = 0.65
 # Share of the last batch's time that waiting for company may cost.
 _LINGER = 0.1
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from hf_clip_domain import __version__
 from hf_clip_domain.device import find_device
 from hf_clip_domain.embedder import ClipEmbedder
-from hf_clip_domain.models.dual_encoder import features, find_logit_scale
+from hf_clip_domain.models.dual_encoder import features, find_logit_scale, text_padding
 from hf_clip_domain.models.precision import DTYPES
 from hf_clip_domain.serving.registry import resolve
 from hf_clip_domain.similarity import wants_normalised
@@ -60,6 +60,8 @@ class LoadedModel:
         self.weights = _hash_weights(embedder.model)
         # The multiplier of similarities before the softmax, the calibrated one where there is one; not rounded to bf16.
         self.logit_scale = float(embedder.logit_scale or find_logit_scale(embedder.model).detach().float().exp())
+        on_the_right = embedder.processor.tokenizer.padding_side == "right"
+        self._pads_at_will = text_padding(embedder.model) == "longest" and on_the_right
         self.use(Kernels())
 
     @classmethod
@@ -83,6 +85,8 @@ class LoadedModel:
         if kernels.compiled:
             self._image_features = torch.compile(self._image_features, dynamic=True)
             self._text_features = torch.compile(self._text_features, dynamic=True)
+        # Even lengths spare accelerators and compilers new shapes; a CPU gains nothing by them.
+        self._exact_lengths = self.device.type == "cpu" and not kernels.compiled and self._pads_at_will
         self.__dict__.pop("identity", None)
 
     @cached_property
@@ -135,7 +139,9 @@ class LoadedModel:
 
     def padded_length(self, ids: list[int]) -> int:
         """Length at which `encode_texts` would run these tokens alone."""
-        return min(-(-len(ids) // 8) * 8, self.embedder._capacity)
+        if self._exact_lengths:
+            return len(ids)
+        return min(-(-len(ids) // 8) * 8, self.embedder._capacity) if self._pads_at_will else self.embedder._capacity
 
     def pixels(self, picture: bytes) -> torch.Tensor:
         """A picture's bytes as the model's input, `(3, h, w)` float32."""
@@ -150,7 +156,11 @@ class LoadedModel:
     @torch.inference_mode()
     def encode_texts(self, ids: Sequence[list[int]]) -> np.ndarray:
         """`(b, d)` float32."""
-        inputs = {name: tensor.to(self.device) for name, tensor in self.embedder.padded(list(ids)).items()}
+        inputs = self.embedder.padded(list(ids))
+        if self._exact_lengths:
+            longest = max(map(len, ids))
+            inputs = {name: tensor[:, :longest] for name, tensor in inputs.items()}
+        inputs = {name: tensor.to(self.device) for name, tensor in inputs.items()}
         return self._finish(features(self._text_features(**inputs)))
 
     @torch.inference_mode()

@@ -80,7 +80,7 @@ class Settings:
     rate_burst: int = 32
 
     max_batch: int = 64
-    batch_seconds: float = 0.5
+    batch_seconds: float = 1.0
     linger_ms: float = 4.0
     queue: int = 1024
     timeout: float = 30.0
