@@ -117,6 +117,7 @@ def run(args: argparse.Namespace) -> int:
         require(package, extra="serve")
     settings = settings_from(args)
     settings.check_exposure()
+    import torch
     from transformers.utils.logging import disable_progress_bar
 
     from hf_clip_domain.serving.app import create_app
@@ -124,6 +125,8 @@ def run(args: argparse.Namespace) -> int:
     from hf_clip_domain.serving.run import run as serve
 
     disable_progress_bar()
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
     set_up_logging(args.log_level)
     serve(create_app(settings), settings)
     return 0

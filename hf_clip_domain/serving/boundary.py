@@ -17,6 +17,7 @@ from hf_clip_domain.serving.settings import Settings
 
 TIMEOUT_HEADER = b"x-request-timeout"
 SHORTEST = 0.1  # seconds that may be asked for: less cannot be kept
+_ADMIN = 3600.0  # seconds for loading a model, which takes its time
 
 
 class Boundary:
@@ -54,6 +55,8 @@ class Boundary:
         return await error.send(send)
 
     def _timeout(self, scope: dict[str, Any]) -> float:
+        if scope["path"].startswith("/admin/"):
+            return max(self.timeout, _ADMIN)
         said = next((value for name, value in scope["headers"] if name == TIMEOUT_HEADER), None)
         if said is None:
             return self.timeout

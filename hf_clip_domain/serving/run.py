@@ -7,7 +7,6 @@ import logging
 import signal
 from types import FrameType
 
-import torch
 import uvicorn
 from fastapi import FastAPI
 
@@ -45,8 +44,6 @@ class Server(uvicorn.Server):
 def run(app: FastAPI, settings: Settings) -> None:
     """Serve until a signal."""
     service: Service = app.state.service
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
     config = uvicorn.Config(
         app,
         host=settings.host,

@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+import time
 import types
 
 import numpy as np
@@ -76,6 +77,25 @@ def test_a_model_that_fails_its_checks_never_serves(folder, narrow_folder, other
             assert service.models.current is before and service.models.previous is None
             assert (await client.post("/v1/embeddings", json={"input": "a"})).status_code == 200
             assert 'reloads_total{outcome="refused"} 3.0' in (await client.get("/metrics")).text
+
+    asyncio.run(ask())
+
+
+def test_a_reload_may_take_longer_than_a_request_and_goes_on_without_its_client(folder, other_folder, serve):
+    async def ask():
+        async with serve(folder, timeout=0.3) as (client, service):
+            loads(service, other_folder)
+            load = service.models._load
+            service.models._load = lambda version: (time.sleep(0.5), load(version))[1]
+            assert (await client.post("/admin/reload")).status_code == 200
+            swapped = service.models.current
+            leaving = asyncio.create_task(client.post("/admin/rollback"))
+            leaving_too = asyncio.create_task(client.post("/admin/reload"))
+            await asyncio.sleep(0.1)
+            leaving_too.cancel()
+            assert (await leaving).status_code == 200 and service.models.current is not swapped
+            while service.models.current.source != other_folder or service.models.current is swapped:
+                await asyncio.sleep(0.01)
 
     asyncio.run(ask())
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from fastapi import FastAPI, Request, Response
 
 from hf_clip_domain.errors import ClipDomainError
@@ -24,7 +26,8 @@ def add_routes(app: FastAPI, service: Service) -> None:
         if body.version is not None and not is_registered(service.settings.model):
             raise RequestError(400, "Only a model from a registry has versions.", code="no_versions", param="version")
         try:
-            model = await service.models.reload(body.version)
+            # Goes on without the client that asked for it.
+            model = await asyncio.shield(asyncio.ensure_future(service.models.reload(body.version)))
         except ClipDomainError as error:
             raise _refused(error) from error
         return answer({"status": "swapped", "model": model.describe()})
@@ -33,7 +36,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
     async def rollback() -> Response:
         """Serve the model before again; 409 where there is none."""
         try:
-            model = await service.models.roll_back()
+            model = await asyncio.shield(asyncio.ensure_future(service.models.roll_back()))
         except ClipDomainError as error:
             raise _refused(error) from error
         return answer({"status": "rolled back", "model": model.describe()})
