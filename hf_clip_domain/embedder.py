@@ -216,13 +216,14 @@ class ClipEmbedder:
         waiting: deque = deque()
         with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
             for batch in _batched(enumerate(images), self.batch_size):
-                waiting.append([pool.submit(self._pixels, position, image) for position, image in batch])
+                waiting.append([pool.submit(self.pixels, position, image) for position, image in batch])
                 if len(waiting) > 1:
                     yield torch.stack([future.result() for future in waiting.popleft()])
             while waiting:
                 yield torch.stack([future.result() for future in waiting.popleft()])
 
-    def _pixels(self, position: int, image: Any) -> torch.Tensor:
+    def pixels(self, position: int, image: Any) -> torch.Tensor:
+        """One picture as the model takes it, `(3, h, w)` float32; an error names its position."""
         if isinstance(image, torch.Tensor) and image.is_floating_point() and image.shape[:-2] == (3,):
             return image  # (3, h, w), prepared before by the same transform, see `RepeatedEvaluator`
         try:

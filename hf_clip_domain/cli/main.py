@@ -64,6 +64,12 @@ def _dispatch(argv: list[str]) -> int:
         add_parser(commands)
     else:
         commands.add_parser("compare", help="Several models on several datasets, and which differences are real.")
+    if command == "embed":
+        from hf_clip_domain.cli.embed import add_parser
+
+        add_parser(commands)
+    else:
+        commands.add_parser("embed", help="Embed a corpus of any size into Parquet files, on many processes.")
     arguments = parser.parse_args(argv)
     return arguments.run(arguments)
 
