@@ -13,7 +13,7 @@ LEVELS = [
     {"errors", "types", "similarity", "_optional", "memory", "device", "mps_settings", "notification"},
     {"domains", "data", "models", "losses"},
     {"embedder", "arguments"},
-    {"training", "evaluation", "corpus"},
+    {"training", "evaluation", "corpus", "serving"},
     {"sharing"},
     {"cli"},
 ]
