@@ -130,7 +130,7 @@ class ClipEmbedder:
                 pixels = pixels.to(self._device, self._dtype)
                 embeds.append(features(self.model.get_image_features(pixel_values=pixels)).float().cpu())
                 bar.update(len(pixels))
-        return self._finish(embeds, "image")
+        return self.finish(embeds, "image")
 
     def embed_texts(self, texts: Iterable[str], progress: bool | None = None) -> torch.Tensor:
         """Embed texts: `-> (m, d)` float32 on the CPU, L2-normalised (unless the similarity says otherwise).
@@ -142,17 +142,17 @@ class ClipEmbedder:
             ClipDomainError: a text is not a string, or an embedding is not finite.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
-        ids = self._token_ids(texts)
+        ids = self.token_ids(texts)
         order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
         embeds = []
         bar = _bar(texts, "texts", progress)
         with bar, inference(self.model):
             for start in range(0, len(order), self.batch_size):
                 batch = [ids[index] for index in order[start : start + self.batch_size]]
-                inputs = {name: tensor.to(self._device) for name, tensor in self._padded(batch).items()}
+                inputs = {name: tensor.to(self._device) for name, tensor in self.padded(batch).items()}
                 embeds.append(features(self.model.get_text_features(**inputs)).float().cpu())
                 bar.update(len(batch))
-        sorted_embeds = self._finish(embeds, "text")
+        sorted_embeds = self.finish(embeds, "text")
         restored = torch.empty_like(sorted_embeds)
         restored[order] = sorted_embeds
         return restored
@@ -234,7 +234,8 @@ class ClipEmbedder:
             raise ClipDomainError(f"image {position}: {error}") from error
         return self.processor.image_processor(images=picture, return_tensors="pt")["pixel_values"][0]
 
-    def _token_ids(self, texts: list[Any]) -> list[list[int]]:
+    def token_ids(self, texts: list[Any]) -> list[list[int]]:
+        """The texts' tokens, cleaned and cut as in training; not padded."""
         for position, text in enumerate(texts):
             if not isinstance(text, str):
                 raise ClipDomainError(f"text {position} is a {type(text).__name__}; expected a string.")
@@ -248,7 +249,7 @@ class ClipEmbedder:
     def _capacity(self) -> int:
         return min(text_capacity(self.model), self.processor.tokenizer.model_max_length)
 
-    def _padded(self, ids: list[list[int]]) -> dict[str, torch.Tensor]:
+    def padded(self, ids: list[list[int]]) -> dict[str, torch.Tensor]:
         """`input_ids` and `attention_mask`, `(b, t)` int64."""
         capacity = self._capacity
         # SigLIP pools its last position, padding included, and was trained at full length without a mask.
@@ -261,7 +262,8 @@ class ClipEmbedder:
         names = ("input_ids",) if siglip else ("input_ids", "attention_mask")
         return {name: inputs[name] for name in names}
 
-    def _finish(self, embeds: list[torch.Tensor], what: str) -> torch.Tensor:
+    def finish(self, embeds: list[torch.Tensor], what: str) -> torch.Tensor:
+        """What the towers returned, `(b, d)` each, as embeddings `(n, d)`: finite, and normalised where wanted."""
         if not embeds:
             raise ClipDomainError(f"nothing to embed: got an empty list of {what}s.")
         joined = torch.cat(embeds)

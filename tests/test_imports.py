@@ -76,6 +76,18 @@ def test_importing_the_package_loads_no_framework():
     assert done.stdout.strip() == "[]"
 
 
+def test_the_server_loads_no_training_stack():
+    program = (
+        "import sys, hf_clip_domain.serving.app as app, hf_clip_domain.serving.run; "
+        "from hf_clip_domain.serving.settings import Settings; app.create_app(Settings()); "
+        "rooms = ('training', 'evaluation', 'losses', 'arguments', 'cli'); "
+        "heavy = ['datasets', 'transformers.trainer', *(f'hf_clip_domain.{room}' for room in rooms)]; "
+        "print([name for name in heavy if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_every_public_name_resolves():
     import hf_clip_domain
 

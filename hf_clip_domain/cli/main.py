@@ -70,6 +70,12 @@ def _dispatch(argv: list[str]) -> int:
         add_parser(commands)
     else:
         commands.add_parser("embed", help="Embed a corpus of any size into Parquet files, on many processes.")
+    if command == "serve":
+        from hf_clip_domain.cli.serve import add_parser
+
+        add_parser(commands)
+    else:
+        commands.add_parser("serve", help="Answer requests over HTTP: embeddings, similarity, classes, search.")
     arguments = parser.parse_args(argv)
     return arguments.run(arguments)
 

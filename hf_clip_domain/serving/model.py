@@ -1,0 +1,170 @@
+"""A model as the server holds it: its halves for batches, what it is known by, and what it must pass before it serves."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from hf_clip_domain import __version__
+from hf_clip_domain.device import find_device
+from hf_clip_domain.embedder import ClipEmbedder
+from hf_clip_domain.models.dual_encoder import features, find_logit_scale
+from hf_clip_domain.serving.registry import resolve
+from hf_clip_domain.similarity import wants_normalised
+
+TEXT, IMAGE = "text", "image"
+
+
+class LoadedModel:
+    """A `ClipEmbedder` ready to serve; nothing of it changes after loading.
+
+    Args:
+        embedder: on its device.
+        source: what it was loaded from.
+        version: the registry's, where it came from there.
+    """
+
+    def __init__(self, embedder: ClipEmbedder, *, source: str, version: str | None = None) -> None:
+        self.embedder, self.source, self.version = embedder, source, version
+        self.loaded_at = time.time()
+        self.device = next(embedder.model.parameters()).device
+        self.precision = "fp32"
+        self.notes: list[str] = []  # how the kernels were chosen
+        self._autocast: torch.dtype | None = None
+        self._image_features = embedder.model.get_image_features
+        self._text_features = embedder.model.get_text_features
+        self._channels_last = False
+        embedder.model.eval().requires_grad_(False)
+        self.weights = _hash_weights(embedder.model)
+
+    @classmethod
+    def load(cls, name: str, *, device: str | None = None) -> LoadedModel:
+        """Load from a folder, the Hub, the package or a registry.
+
+        Raises:
+            ClipDomainError: it cannot be found, read, or is no dual encoder.
+        """
+        found = resolve(name)
+        embedder = ClipEmbedder.from_pretrained(found.path, device=find_device(device), attention_slicing="off")
+        model = cls(embedder, source=name, version=found.version)
+        model.describe()  # computes once what requests ask for later
+        return model
+
+    @cached_property
+    def dimensions(self) -> int:
+        """Of an embedding."""
+        return self.encode_texts(self.token_ids(["a"])).shape[1]
+
+    @cached_property
+    def identity(self) -> bytes:
+        """32 bytes that differ wherever an embedding could: weights, configuration, preprocessing, precision."""
+        embedder = self.embedder
+        parts = {
+            "weights": self.weights,
+            "config": embedder.model.config.to_json_string(),
+            "tokenizer": _hash_tokenizer(embedder.processor.tokenizer),
+            "images": embedder.processor.image_processor.to_json_string(),
+            "domain": embedder.domain.to_dict() if embedder.domain is not None else None,
+            "normalised": self.normalised,
+            "capacity": embedder._capacity,
+            "precision": self.precision,
+            "package": __version__,
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).digest()
+
+    @property
+    def normalised(self) -> bool:
+        """Whether embeddings have length 1."""
+        return wants_normalised(self.embedder.similarity_function)
+
+    @property
+    def logit_scale(self) -> float:
+        """The multiplier of similarities before the softmax: the calibrated one where there is one."""
+        return float(self.embedder.logit_scale or find_logit_scale(self.embedder.model).detach().float().exp())
+
+    def describe(self) -> dict[str, Any]:
+        """For people and dashboards."""
+        return {
+            "source": self.source,
+            "version": self.version,
+            "revision": self.identity.hex()[:16],
+            "kind": self.embedder.model.config.model_type,
+            "domain": self.embedder.domain.name if self.embedder.domain is not None else None,
+            "dimensions": self.dimensions,
+            "device": str(self.device),
+            "precision": self.precision,
+            "kernels": self.notes,
+            "loaded_at": self.loaded_at,
+        }
+
+    # What requests bring, prepared outside the engine; safe in several threads.
+
+    def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Cleaned, tokenised and cut as offline; not padded."""
+        return self.embedder.token_ids(list(texts))
+
+    def padded_length(self, ids: list[int]) -> int:
+        """Length at which `encode_texts` would run these tokens alone."""
+        return min(-(-len(ids) // 8) * 8, self.embedder._capacity)
+
+    def pixels(self, picture: bytes) -> torch.Tensor:
+        """A picture's bytes as the model's input, `(3, h, w)` float32."""
+        return self.embedder.pixels(0, picture)
+
+    # The engine's part; one thread.
+
+    def encode(self, kind: str, payloads: Sequence[Any]) -> np.ndarray:
+        """Prepared texts or pictures to embeddings `(b, d)` float32."""
+        return self.encode_texts(payloads) if kind == TEXT else self.encode_images(payloads)
+
+    @torch.inference_mode()
+    def encode_texts(self, ids: Sequence[list[int]]) -> np.ndarray:
+        """`(b, d)` float32."""
+        inputs = {name: tensor.to(self.device) for name, tensor in self.embedder.padded(list(ids)).items()}
+        with self._cast():
+            embeds = features(self._text_features(**inputs))
+        return self._finish(embeds)
+
+    @torch.inference_mode()
+    def encode_images(self, pixels: Sequence[torch.Tensor]) -> np.ndarray:
+        """`(b, d)` float32."""
+        batch = torch.stack(list(pixels))  # (b, 3, h, w)
+        if self.device.type == "cuda":
+            batch = batch.pin_memory()
+        batch = batch.to(self.device, non_blocking=True)
+        if self._channels_last:
+            batch = batch.contiguous(memory_format=torch.channels_last)
+        with self._cast():
+            embeds = features(self._image_features(pixel_values=batch))
+        return self._finish(embeds)
+
+    def _finish(self, embeds: torch.Tensor) -> np.ndarray:
+        """Rows that are not finite stay so: each is refused by itself, see `Engine`."""
+        embeds = embeds.float().cpu()
+        return (F.normalize(embeds, dim=-1) if self.normalised else embeds).numpy()
+
+    def _cast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=self._autocast, enabled=self._autocast is not None)
+
+
+def _hash_weights(model: torch.nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _hash_tokenizer(tokenizer: Any) -> str:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    parts = json.loads(backend.to_str()) if backend is not None else tokenizer.get_vocab()
+    parts = {name: part for name, part in parts.items() if name not in ("truncation", "padding")}  # of the last call
+    return hashlib.sha256(json.dumps([parts, type(tokenizer).__name__], sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,123 @@
+"""`POST /similarity`, `/pairs` and `/classify`: what a model's two towers say together."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from fastapi import FastAPI, Request, Response
+
+from hf_clip_domain.embedder import GENERIC_PROMPTS
+from hf_clip_domain.serving.answers import answer
+from hf_clip_domain.serving.errors import RequestError
+from hf_clip_domain.serving.inputs import read_body
+from hf_clip_domain.serving.model import LoadedModel
+from hf_clip_domain.serving.openapi import described
+from hf_clip_domain.serving.schemas import (
+    ClassifyRequest,
+    ClassifyResponse,
+    PairsRequest,
+    PairsResponse,
+    SimilarityRequest,
+    SimilarityResponse,
+)
+from hf_clip_domain.serving.service import Service
+
+
+def add_routes(app: FastAPI, service: Service) -> None:
+    """The endpoints."""
+    engine, settings = service.engine, service.settings
+
+    async def both(model: LoadedModel, images: list[Any], texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        service.check_count("images", len(images), settings.max_items)
+        service.check_texts("texts", texts)
+        return await asyncio.gather(
+            engine.embed_all_pictures(model, images, "images"), engine.embed_texts(model, texts)
+        )
+
+    form = {"images": "files", "texts": "texts", "mode": "text", "model": "text"}
+
+    @app.post("/similarity", **described(SimilarityResponse, SimilarityRequest, form))
+    async def similarity(request: Request) -> Response:
+        """Every picture with every text, or one by one."""
+        body = await read_body(request, SimilarityRequest)
+        if body.mode == "pairs" and len(body.images) != len(body.texts):
+            raise RequestError(
+                422,
+                f"mode is pairs, with {len(body.images)} images and {len(body.texts)} texts; expected as many.",
+                code="unequal_pairs",
+            )
+        model = service.model(body.model)
+        images, texts = await both(model, body.images, body.texts)
+        scores = _pairwise(model, images, texts) if body.mode == "pairs" else _matrix(model, images, texts)
+        return answer({"similarity": scores, "model": settings.name})
+
+    @app.post("/pairs", **described(PairsResponse, PairsRequest, {"images": "files", "texts": "texts"}))
+    async def pairs(request: Request) -> Response:
+        """One score for each pair; a picture that cannot be read fails its own pair only."""
+        body = await read_body(request, PairsRequest)
+        model = service.model(body.model)
+        service.check_count("pairs", len(body.pairs), settings.max_items)
+        service.check_texts("pairs", [pair.text for pair in body.pairs])
+        found, texts = await asyncio.gather(
+            engine.embed_pictures(model, [pair.image for pair in body.pairs]),
+            engine.embed_texts(model, [pair.text for pair in body.pairs]),
+        )
+        whole = [place for place, row in enumerate(found) if not isinstance(row, RequestError)]
+        results = [{"index": place, "score": None, "error": None} for place in range(len(found))]
+        if whole:
+            images = np.stack([found[place] for place in whole])
+            for place, score in zip(whole, _pairwise(model, images, texts[whole]), strict=True):
+                results[place]["score"] = score
+        for place, row in enumerate(found):
+            if isinstance(row, RequestError):
+                results[place]["error"] = row.at(f"pairs[{place}].image").details
+        return answer({"results": results, "model": settings.name})
+
+    form = {"images": "files", "labels": "texts", "templates": "texts", "model": "text"}
+
+    @app.post("/classify", **described(ClassifyResponse, ClassifyRequest, form))
+    async def classify(request: Request) -> Response:
+        """Zero-shot classification: a label's prompts are averaged; the probabilities of a picture sum to 1."""
+        body = await read_body(request, ClassifyRequest)
+        model = service.model(body.model)
+        domain = model.embedder.domain
+        labels = body.labels or (list(domain.classes) if domain is not None else [])
+        if not labels:
+            raise RequestError(
+                400, "This model's domain has no classes of its own: send labels.", code="no_labels", param="labels"
+            )
+        templates = body.templates or (domain.prompts if domain is not None else ()) or GENERIC_PROMPTS
+        service.check_count("images", len(body.images), settings.max_items)
+        service.check_count("labels", len(labels), settings.max_labels)
+        prompts = [template.replace("{}", label) for label in labels for template in templates]
+        # As many prompts as a whole queue takes are still one request's.
+        service.check_texts("labels", prompts, settings.queue)
+        images, texts = await asyncio.gather(
+            engine.embed_all_pictures(model, body.images, "images"), engine.embed_texts(model, prompts)
+        )
+        classes = torch.from_numpy(texts).unflatten(0, (len(labels), len(templates))).mean(dim=1)  # (c, d)
+        classes = F.normalize(classes, dim=-1) if model.normalised else classes
+        scores = torch.from_numpy(_matrix(model, images, classes.numpy()))
+        chances = (model.logit_scale * scores).softmax(dim=-1).numpy()  # (n, c)
+        results = [
+            {"index": place, "label": labels[int(row.argmax())], "probabilities": row}
+            for place, row in enumerate(chances)
+        ]
+        calibrated = model.embedder.logit_scale is not None
+        return answer({"labels": labels, "results": results, "calibrated": calibrated, "model": settings.name})
+
+
+@torch.inference_mode()
+def _matrix(model: LoadedModel, images: np.ndarray, texts: np.ndarray) -> np.ndarray:
+    """`(n, d), (m, d) -> (n, m)` by the model's own similarity."""
+    scores = model.embedder.similarity_function(torch.from_numpy(images), torch.from_numpy(texts))
+    return np.ascontiguousarray(scores.cpu().numpy())
+
+
+def _pairwise(model: LoadedModel, images: np.ndarray, texts: np.ndarray) -> np.ndarray:
+    """`(n, d), (n, d) -> (n,)`"""
+    return np.ascontiguousarray(np.diagonal(_matrix(model, images, texts)))

@@ -1,0 +1,70 @@
+"""Which model serves: replaced in one assignment by one that has proved itself, and kept for the way back."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from hf_clip_domain.errors import ClipDomainError
+from hf_clip_domain.serving.canary import check_candidate
+from hf_clip_domain.serving.metrics import Metrics
+from hf_clip_domain.serving.model import LoadedModel
+
+log = logging.getLogger(__name__)
+
+
+class Models:
+    """The model that serves and the one before it.
+
+    A request takes `current` once and keeps to it, so a swap changes no answer under way, and fails none.
+
+    Args:
+        current: serves now.
+        load: loads another version (`None`: what the name means now); called in a thread.
+        metrics: told of every attempt.
+    """
+
+    def __init__(self, current: LoadedModel, load: Callable[[str | None], LoadedModel], metrics: Metrics) -> None:
+        self.current, self.previous = current, None
+        self._load, self._metrics = load, metrics
+        self._one_at_a_time = asyncio.Lock()
+
+    async def reload(self, version: str | None = None) -> LoadedModel:
+        """Load, check, swap; the model that served is kept.
+
+        Raises:
+            ClipDomainError: it cannot be loaded or fails its checks; then nothing has changed.
+        """
+        async with self._one_at_a_time:
+            try:
+                candidate = await asyncio.to_thread(self._prepare, version)
+            except ClipDomainError as error:
+                self._metrics.reloads.labels(outcome="refused").inc()
+                log.error("reload refused", extra={"why": str(error)})
+                raise
+            self._swap(candidate)
+            self._metrics.reloads.labels(outcome="swapped").inc()
+            return candidate
+
+    async def roll_back(self) -> LoadedModel:
+        """Serve the model before again; a second call goes forward again.
+
+        Raises:
+            ClipDomainError: there is none.
+        """
+        async with self._one_at_a_time:
+            if self.previous is None:
+                raise ClipDomainError("There is no model before this one.")
+            self._swap(self.previous)
+            self._metrics.reloads.labels(outcome="rolled_back").inc()
+            return self.current
+
+    def _prepare(self, version: str | None) -> LoadedModel:
+        candidate = self._load(version)
+        check_candidate(candidate, self.current)
+        return candidate
+
+    def _swap(self, candidate: LoadedModel) -> None:
+        self.current, self.previous = candidate, self.current
+        log.info("model swapped", extra={"model": candidate.describe()})
