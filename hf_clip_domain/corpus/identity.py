@@ -37,7 +37,10 @@ def model_identity(embedder: ClipEmbedder) -> dict[str, Any]:
     domain = None if embedder.domain is None else asdict(embedder.domain)
     settings = [processor.image_processor.to_dict(), embedder.model.config.to_dict(), domain]
     digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
-    digest.update(processor.tokenizer.backend_tokenizer.to_str().encode())
+    tokenizer = json.loads(processor.tokenizer.backend_tokenizer.to_str())
+    of_the_last_call = {"truncation", "padding"}
+    tokenizer = {name: part for name, part in tokenizer.items() if name not in of_the_last_call}
+    digest.update(json.dumps(tokenizer, sort_keys=True).encode())
     return {
         "sha256": digest.hexdigest(),
         "resolution": image_settings(processor)[0],
