@@ -15,6 +15,8 @@ _GROUPS: dict[str, dict[str, str]] = {
     "model": {
         "name": "What requests call the model. Default: the folder's name or Hub id.",
         "device": "cuda, mps or cpu. Default: the first of them that there is.",
+        "precision": "auto takes a lower one than fp32 where it is faster here and finds the same.",
+        "compile": "torch.compile; auto tries it on CUDA, and keeps it where it is faster and finds the same.",
         "threads": "Threads that compute on a CPU. Default: as torch chooses.",
         "workers": "Threads that decode pictures. Default: one a core, eight at most.",
     },
@@ -51,8 +53,14 @@ _GROUPS: dict[str, dict[str, str]] = {
         "disk_cache": "File of the cache on disk. Default: none.",
         "disk_cache_bytes": "Its size in MiB.",
     },
+    "gallery and registry": {
+        "gallery": "Folder of pictures, or any --dataset of train, that /search looks through. Default: none.",
+        "max_gallery": "Pictures in it, at most.",
+        "gallery_bytes": "MiB of pictures that requests may add to it.",
+        "watch_seconds": "How often the alias of models:/NAME@ALIAS is looked up for another version; 0 is never.",
+    },
 }
-_IN_MIB = {"max_body", "max_bodies", "max_image", "cache", "disk_cache_bytes"}
+_IN_MIB = {"max_body", "max_bodies", "max_image", "cache", "disk_cache_bytes", "gallery_bytes"}
 
 
 def add_parser(commands) -> None:

@@ -14,14 +14,18 @@ from hf_clip_domain.serving.boundary import Boundary
 from hf_clip_domain.serving.canary import check_candidate
 from hf_clip_domain.serving.engine import Engine
 from hf_clip_domain.serving.errors import RequestError
+from hf_clip_domain.serving.gallery import Gallery
+from hf_clip_domain.serving.kernels import choose_kernels
 from hf_clip_domain.serving.metrics import Metrics
 from hf_clip_domain.serving.model import LoadedModel
 from hf_clip_domain.serving.observe import Observer
 from hf_clip_domain.serving.openapi import describe_app
-from hf_clip_domain.serving.routes import embeddings, scores, state
+from hf_clip_domain.serving.registry import find_version, has_alias, pinned
+from hf_clip_domain.serving.routes import admin, embeddings, scores, search, state
 from hf_clip_domain.serving.service import Service
 from hf_clip_domain.serving.settings import Settings
 from hf_clip_domain.serving.swap import Models
+from hf_clip_domain.serving.watch import follow
 
 
 def create_app(settings: Settings, model: LoadedModel | None = None) -> FastAPI:
@@ -37,23 +41,34 @@ def create_app(settings: Settings, model: LoadedModel | None = None) -> FastAPI:
     metrics = Metrics()
 
     def load(version: str | None) -> LoadedModel:
-        return LoadedModel.load(settings.model, device=settings.device)
+        loaded = LoadedModel.load(pinned(settings.model, version), device=settings.device)
+        return choose_kernels(loaded, settings)
 
-    models = Models(model or load(None), load, metrics)
+    gallery = Gallery(settings) if settings.gallery else None
+    models = Models(model or load(None), load, metrics, gallery)
     service = Service(settings, metrics, Engine(settings, metrics), models)
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
         await asyncio.to_thread(check_candidate, models.current, None)  # warms the model up, too
+        if gallery is not None:
+            await asyncio.to_thread(gallery.index, models.current)
         service.engine.start()
+        follows = settings.watch_seconds > 0 and has_alias(settings.model)
+        watch = asyncio.create_task(
+            follow(models, lambda: find_version(settings.model), settings.watch_seconds)
+            if follows
+            else asyncio.sleep(0)
+        )
         try:
             yield
         finally:
+            watch.cancel()
             await asyncio.to_thread(service.engine.close)
 
     app = FastAPI(title="hf-clip-domain", openapi_url=None, docs_url=None, redoc_url=None, lifespan=life)
     app.state.service = service
-    for part in (embeddings, scores, state):
+    for part in (embeddings, scores, search, admin, state):
         part.add_routes(app, service)
     app.openapi = lambda: describe_app(app)  # type: ignore[method-assign]
 

@@ -38,7 +38,8 @@ class Fetcher:
             host, port = (parts.hostname or "").rstrip("."), parts.port
         except ValueError as error:
             raise RequestError(400, "The picture's address is malformed.", code="bad_url") from error
-        if host not in self.hosts or parts.username is not None or port not in (None, 80, 443):
+        named = host in self.hosts if port is None else f"{host}:{port}" in self.hosts
+        if not named or parts.username is not None:
             raise RequestError(
                 403, "Pictures are not fetched from this address; send the picture itself.", code="url_not_allowed"
             )

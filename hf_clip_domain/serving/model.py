@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -17,10 +19,26 @@ from hf_clip_domain import __version__
 from hf_clip_domain.device import find_device
 from hf_clip_domain.embedder import ClipEmbedder
 from hf_clip_domain.models.dual_encoder import features, find_logit_scale
+from hf_clip_domain.models.precision import DTYPES
 from hf_clip_domain.serving.registry import resolve
 from hf_clip_domain.similarity import wants_normalised
 
 TEXT, IMAGE = "text", "image"
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """How a model computes.
+
+    Attributes:
+        precision: `fp32`, `bf16` or `fp16`: of weights and activations; embeddings are always given as float32.
+        channels_last: memory layout of pictures.
+        compiled: by `torch.compile`, for any batch size.
+    """
+
+    precision: str = "fp32"
+    channels_last: bool = False
+    compiled: bool = False
 
 
 class LoadedModel:
@@ -36,14 +54,13 @@ class LoadedModel:
         self.embedder, self.source, self.version = embedder, source, version
         self.loaded_at = time.time()
         self.device = next(embedder.model.parameters()).device
-        self.precision = "fp32"
+        self.index: Any = None  # of the gallery, embedded by this model
         self.notes: list[str] = []  # how the kernels were chosen
-        self._autocast: torch.dtype | None = None
-        self._image_features = embedder.model.get_image_features
-        self._text_features = embedder.model.get_text_features
-        self._channels_last = False
         embedder.model.eval().requires_grad_(False)
         self.weights = _hash_weights(embedder.model)
+        # The multiplier of similarities before the softmax, the calibrated one where there is one; not rounded to bf16.
+        self.logit_scale = float(embedder.logit_scale or find_logit_scale(embedder.model).detach().float().exp())
+        self.use(Kernels())
 
     @classmethod
     def load(cls, name: str, *, device: str | None = None) -> LoadedModel:
@@ -54,9 +71,19 @@ class LoadedModel:
         """
         found = resolve(name)
         embedder = ClipEmbedder.from_pretrained(found.path, device=find_device(device), attention_slicing="off")
-        model = cls(embedder, source=name, version=found.version)
-        model.describe()  # computes once what requests ask for later
-        return model
+        return cls(embedder, source=name, version=found.version)
+
+    def use(self, kernels: Kernels) -> None:
+        """Compute in this way from now on; before serving, since requests' keys depend on it."""
+        model = self.embedder.model
+        if kernels.precision != "fp32":
+            model = copy.deepcopy(model).to(DTYPES[kernels.precision])
+        self.kernels, self._dtype = kernels, next(model.parameters()).dtype
+        self._image_features, self._text_features = model.get_image_features, model.get_text_features
+        if kernels.compiled:
+            self._image_features = torch.compile(self._image_features, dynamic=True)
+            self._text_features = torch.compile(self._text_features, dynamic=True)
+        self.__dict__.pop("identity", None)
 
     @cached_property
     def dimensions(self) -> int:
@@ -75,7 +102,7 @@ class LoadedModel:
             "domain": embedder.domain.to_dict() if embedder.domain is not None else None,
             "normalised": self.normalised,
             "capacity": embedder._capacity,
-            "precision": self.precision,
+            "precision": self.kernels.precision,
             "package": __version__,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).digest()
@@ -84,11 +111,6 @@ class LoadedModel:
     def normalised(self) -> bool:
         """Whether embeddings have length 1."""
         return wants_normalised(self.embedder.similarity_function)
-
-    @property
-    def logit_scale(self) -> float:
-        """The multiplier of similarities before the softmax: the calibrated one where there is one."""
-        return float(self.embedder.logit_scale or find_logit_scale(self.embedder.model).detach().float().exp())
 
     def describe(self) -> dict[str, Any]:
         """For people and dashboards."""
@@ -100,7 +122,7 @@ class LoadedModel:
             "domain": self.embedder.domain.name if self.embedder.domain is not None else None,
             "dimensions": self.dimensions,
             "device": str(self.device),
-            "precision": self.precision,
+            "precision": self.kernels.precision,
             "kernels": self.notes,
             "loaded_at": self.loaded_at,
         }
@@ -129,9 +151,7 @@ class LoadedModel:
     def encode_texts(self, ids: Sequence[list[int]]) -> np.ndarray:
         """`(b, d)` float32."""
         inputs = {name: tensor.to(self.device) for name, tensor in self.embedder.padded(list(ids)).items()}
-        with self._cast():
-            embeds = features(self._text_features(**inputs))
-        return self._finish(embeds)
+        return self._finish(features(self._text_features(**inputs)))
 
     @torch.inference_mode()
     def encode_images(self, pixels: Sequence[torch.Tensor]) -> np.ndarray:
@@ -139,20 +159,15 @@ class LoadedModel:
         batch = torch.stack(list(pixels))  # (b, 3, h, w)
         if self.device.type == "cuda":
             batch = batch.pin_memory()
-        batch = batch.to(self.device, non_blocking=True)
-        if self._channels_last:
+        batch = batch.to(self.device, self._dtype, non_blocking=True)
+        if self.kernels.channels_last:
             batch = batch.contiguous(memory_format=torch.channels_last)
-        with self._cast():
-            embeds = features(self._image_features(pixel_values=batch))
-        return self._finish(embeds)
+        return self._finish(features(self._image_features(pixel_values=batch)))
 
     def _finish(self, embeds: torch.Tensor) -> np.ndarray:
         """Rows that are not finite stay so: each is refused by itself, see `Engine`."""
         embeds = embeds.float().cpu()
         return (F.normalize(embeds, dim=-1) if self.normalised else embeds).numpy()
-
-    def _cast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, dtype=self._autocast, enabled=self._autocast is not None)
 
 
 def _hash_weights(model: torch.nn.Module) -> str:

@@ -29,6 +29,16 @@ def is_registered(name: str) -> bool:
     return name.startswith("models:/")
 
 
+def has_alias(name: str) -> bool:
+    """Whether a name may come to mean another version."""
+    return is_registered(name) and "@" in name
+
+
+def pinned(name: str, version: str | None) -> str:
+    """A registered model's name at one version; `None` leaves it as it is."""
+    return name if version is None else f"models:/{re.split('[@/]', name.removeprefix('models:/'))[0]}/{version}"
+
+
 def find_version(uri: str) -> str:
     """The version that a URI means now.
 

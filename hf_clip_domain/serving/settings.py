@@ -24,7 +24,8 @@ class Settings:
         model: folder, Hub id, `starter`, or registry URI `models:/name@alias`.
         name: what requests call the model, and answers say.
         device: `cuda`, `mps` or `cpu`; by default the first that there is.
-        precision: `fp32`, `bf16`, `fp16`, or `auto`: a lower one where it is faster and ranks alike.
+        precision: `fp32`, which serves what `ClipEmbedder` gives offline; `bf16`, `fp16`, or `auto`: a lower one where
+            it is faster and ranks alike.
         compile: `torch.compile`: `on`, `off`, or `auto` (tried on CUDA); kept only where it is faster and ranks alike.
         threads: of torch on the CPU; 0 leaves it to torch.
         workers: threads that decode pictures and tokenise texts; 0: one a core, eight at most.
@@ -49,7 +50,7 @@ class Settings:
         max_characters: of a text.
         max_image: bytes of a picture.
         max_pixels: of a picture, once decoded.
-        url_hosts: hosts from which a request may have a picture fetched.
+        url_hosts: hosts, `name` or `name:port`, from which a request may have a picture fetched.
         url_timeout: seconds for that.
 
         cache: bytes of embeddings kept in memory; 0 is none.
@@ -58,13 +59,14 @@ class Settings:
 
         gallery: folder, file or Hub data set of the pictures to search.
         max_gallery: pictures in the gallery, at most.
+        gallery_bytes: bytes of the pictures added by requests, which are kept in memory.
         watch_seconds: how often the registry alias is looked up; 0 is never.
     """
 
     model: str = "starter"
     name: str = ""
     device: str | None = None
-    precision: str = "auto"
+    precision: str = "fp32"
     compile: str = "auto"
     threads: int = 0
     workers: int = 0
@@ -100,12 +102,13 @@ class Settings:
 
     gallery: str | None = None
     max_gallery: int = 1_000_000
+    gallery_bytes: int = 512 * MIB
     watch_seconds: float = 60.0
 
     def __post_init__(self) -> None:
         for name in ("max_batch", "queue", "max_body", "max_items", "max_labels", "max_characters", "max_image"):
             self._at_least(name, 1)
-        for name in ("max_pixels", "max_bodies", "disk_cache_bytes", "max_gallery", "rate_burst"):
+        for name in ("max_pixels", "max_bodies", "disk_cache_bytes", "max_gallery", "gallery_bytes", "rate_burst"):
             self._at_least(name, 1)
         for name in ("threads", "workers", "rate_limit", "linger_ms", "drain_seconds", "cache", "watch_seconds"):
             self._at_least(name, 0)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.serving.canary import check_candidate
+from hf_clip_domain.serving.gallery import Gallery
 from hf_clip_domain.serving.metrics import Metrics
 from hf_clip_domain.serving.model import LoadedModel
 
@@ -23,10 +24,17 @@ class Models:
         current: serves now.
         load: loads another version (`None`: what the name means now); called in a thread.
         metrics: told of every attempt.
+        gallery: embedded by a model before it serves.
     """
 
-    def __init__(self, current: LoadedModel, load: Callable[[str | None], LoadedModel], metrics: Metrics) -> None:
-        self.current, self.previous = current, None
+    def __init__(
+        self,
+        current: LoadedModel,
+        load: Callable[[str | None], LoadedModel],
+        metrics: Metrics,
+        gallery: Gallery | None = None,
+    ) -> None:
+        self.current, self.previous, self.gallery = current, None, gallery
         self._load, self._metrics = load, metrics
         self._one_at_a_time = asyncio.Lock()
 
@@ -43,7 +51,7 @@ class Models:
                 self._metrics.reloads.labels(outcome="refused").inc()
                 log.error("reload refused", extra={"why": str(error)})
                 raise
-            self._swap(candidate)
+            await self._swap(candidate)
             self._metrics.reloads.labels(outcome="swapped").inc()
             return candidate
 
@@ -56,7 +64,7 @@ class Models:
         async with self._one_at_a_time:
             if self.previous is None:
                 raise ClipDomainError("There is no model before this one.")
-            self._swap(self.previous)
+            await self._swap(self.previous)
             self._metrics.reloads.labels(outcome="rolled_back").inc()
             return self.current
 
@@ -65,6 +73,12 @@ class Models:
         check_candidate(candidate, self.current)
         return candidate
 
-    def _swap(self, candidate: LoadedModel) -> None:
-        self.current, self.previous = candidate, self.current
+    async def _swap(self, candidate: LoadedModel) -> None:
+        if self.gallery is not None:
+            await asyncio.to_thread(self.gallery.index, candidate)
+            async with self.gallery.changing:  # what was added or removed meanwhile
+                await asyncio.to_thread(self.gallery.index, candidate)
+                self.current, self.previous = candidate, self.current
+        else:
+            self.current, self.previous = candidate, self.current
         log.info("model swapped", extra={"model": candidate.describe()})

@@ -93,8 +93,9 @@ def add_routes(app: FastAPI, service: Service) -> None:
         templates = body.templates or (domain.prompts if domain is not None else ()) or GENERIC_PROMPTS
         service.check_count("images", len(body.images), settings.max_items)
         service.check_count("labels", len(labels), settings.max_labels)
-        prompts = [template.replace("{}", label) for label in labels for template in templates]
         # As many prompts as a whole queue takes are still one request's.
+        service.check_count("labels times templates", len(labels) * len(templates), settings.queue)
+        prompts = [template.replace("{}", label) for label in labels for template in templates]
         service.check_texts("labels", prompts, settings.queue)
         images, texts = await asyncio.gather(
             engine.embed_all_pictures(model, body.images, "images"), engine.embed_texts(model, prompts)
