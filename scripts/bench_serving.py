@@ -20,7 +20,8 @@ import tempfile
 from pathlib import Path
 
 from serving import infinity, soak
-from serving.model import make_model, pictures
+from serving.inputs import pictures
+from serving.model import make_model
 from serving.processes import load, ours, script, server
 
 MEASUREMENTS = {
@@ -73,10 +74,10 @@ def compare(model: Path, files: list[str], args: argparse.Namespace) -> None:
         print(f"\n{what:24}{'a second':>10}{'p50 ms':>9}{'p99 ms':>9}")
         for name in commands:
             rows = found[name][what]
-            wrong = {status for row in rows for status in row["statuses"] if status != "200"}
+            wrong = {status for row in rows for status in [*row["statuses"], *row["counts"]] if status != "200"}
             print(
                 f"  {name:22}{_median(rows, 'per_second'):10.1f}{_median(rows, 'p50'):9.1f}{_median(rows, 'p99'):9.1f}"
-                + (f"   also statuses {sorted(wrong)}" if wrong else "")
+                + (f"   also {sorted(wrong)}" if wrong else "")
             )
         plain = [name for name in commands if name.startswith("plain")]
         mine = found["this package"][what]

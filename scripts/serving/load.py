@@ -19,8 +19,10 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from serving.model import as_input, caption
 
+from serving.inputs import as_input, caption
+
+PATIENCE = 40.0  # seconds for an answer
 BAD = (
     b'{"input": [',
     b'{"input": []}',
@@ -81,9 +83,10 @@ class Load:
                     await self._leave(writer, body)
                     reader = writer = None
                     continue
-                status, answer, stays = await ask(reader, writer, body)
-            except (OSError, EOFError, ValueError):  # EOFError: asyncio's IncompleteReadError
-                self.counts["connections lost"] += 1
+                async with asyncio.timeout(PATIENCE):
+                    status, answer, stays = await ask(reader, writer, body)
+            except (OSError, EOFError, ValueError, TimeoutError) as error:  # EOFError: asyncio's IncompleteReadError
+                self.counts["no answer" if isinstance(error, TimeoutError) else "connections lost"] += 1
                 writer.close()
                 reader = writer = None
                 continue

@@ -90,10 +90,16 @@ def loading(port: int, **plan) -> Iterator[dict]:
     result: dict = {}
     run.stdin.write(json.dumps({"port": port, **plan}))
     run.stdin.close()
+    run.stdin = None  # or communicate would flush it
     yield result
-    result |= json.loads(run.stdout.read())
-    if run.wait():
+    try:
+        printed, _ = run.communicate(timeout=plan["seconds"] + 90)
+    except subprocess.TimeoutExpired:
+        run.kill()
+        raise SystemExit("the load generator hangs") from None
+    if run.returncode:
         raise SystemExit("the load generator failed")
+    result |= json.loads(printed)
 
 
 @contextmanager

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import random
 import time
 from pathlib import Path
 
 import numpy as np
-from serving.model import caption
-from serving.processes import loading, memory_of, ours, post, server
 
 from hf_clip_domain.embedder import ClipEmbedder
+from serving.inputs import caption
+from serving.processes import loading, memory_of, ours, post, server
 
 SWAPS = 3
 TOLERANCE = 1e-4
@@ -17,8 +18,6 @@ TOLERANCE = 1e-4
 
 def run(model: Path, files: list[str], seconds: float) -> int:
     """Print what happened; 0 when every answer was right."""
-    import random
-
     texts = [caption(random.Random(number)) for number in range(100)]
     embedder = ClipEmbedder.from_pretrained(model)
     expected = model.parent / "expected.npz"
