@@ -57,7 +57,7 @@ def merged_models(domain: str, data: Path, tuned: Path, rows: int, budgets: list
     choices, tested = [choose(curve.points, budget) for budget in budgets], {}
     for alpha in sorted({0, 1, *(choice.best.alpha for choice in choices)}):
         model.load_state_dict(merge_weights(*ends, alpha))
-        found = scores.on_test(model, similarity(alpha))
+        found = scores.on_test(model, similarity(alpha)).metrics
         tested[alpha] = mean_recall(found), found[MEAN_RECALL]
     return choices, tested
 

@@ -24,7 +24,6 @@ def add_parser(commands) -> None:
     """Add `compare` to the commands."""
     parser = commands.add_parser(
         "compare",
-        help="Several models on several datasets, and which differences are real.",
         description="A matrix of models and datasets with confidence intervals; differences by paired bootstrap.",
     )
     parser.add_argument("models", nargs="+", metavar="MODEL", help="Hub ids, local folders, or 'starter'.")

@@ -13,7 +13,7 @@ from hf_clip_domain.errors import ClipDomainError
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
     """Add `data` and its actions to the subparsers of the command line."""
-    parser = subparsers.add_parser("data", help="Look at data as the model will.")
+    parser = subparsers.add_parser("data")
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     preview = actions.add_parser(
         "preview",

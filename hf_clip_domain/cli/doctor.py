@@ -24,7 +24,6 @@ def add_parser(commands) -> None:
     """Add `doctor` to the commands."""
     parser = commands.add_parser(
         "doctor",
-        help="Say whether this machine trains right; the text to put into a bug report.",
         description="Versions, device, memory and precision, and small computations checked against float64 on the CPU. "
         "Exit status 1 when a check fails.",
     )

@@ -21,7 +21,6 @@ def add_parser(commands) -> None:
     """Add `evaluate` to the commands."""
     parser = commands.add_parser(
         "evaluate",
-        help="Score any CLIP checkpoint on a dataset.",
         description="Image-text retrieval of a checkpoint, or of two side by side.",
     )
     parser.add_argument("model", metavar="MODEL", help="Hub id, local folder, or 'starter'.")

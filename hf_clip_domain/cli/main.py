@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
+from types import ModuleType
 
 from hf_clip_domain import __version__
 from hf_clip_domain.cli.errors import run_cleanly
 from hf_clip_domain.mps_settings import prepare_mps
 
+# The module of the same name holds a command. These take the hundred options of a training run, which come from
+# dataclasses and are read by Hugging Face's own parser: `run(argv)`.
+_OF_A_RUN = {
+    "train": "Adapt a model: score, train, score again, save.",
+    "tune": "Search the loss's settings by short runs.",
+    "merge": "Between base and tuned model: adapted, and little forgotten.",
+}
+# These add their own few: `add_parser(commands)`.
+_COMMANDS = {
+    "data": "Look at data as the model will.",
+    "evaluate": "Score any CLIP checkpoint on a dataset.",
+    "doctor": "Say whether this machine trains right; the text to put into a bug report.",
+    "compare": "Several models on several datasets, and which differences are real.",
+    "embed": "Embed a corpus of any size into Parquet files, on many processes.",
+    "serve": "Answer requests over HTTP: embeddings, similarity, classes, search.",
+}
 EXIT_CODES = "exit status: 0 done, 1 failed with one line on standard error, 2 wrong usage"
 
 
@@ -19,65 +37,25 @@ def main(argv: list[str] | None = None) -> int:
 
 def _dispatch(argv: list[str]) -> int:
     prepare_mps()  # before any command imports torch
-    if argv[:1] == ["train"]:  # its hundred options come from dataclasses, read by Hugging Face's own parser
-        from hf_clip_domain.cli.train import run
-
-        return run(argv[1:])
-    if argv[:1] == ["tune"]:
-        from hf_clip_domain.cli.tune import run
-
-        return run(argv[1:])
-    if argv[:1] == ["merge"]:
-        from hf_clip_domain.cli.merge import run
-
-        return run(argv[1:])
+    command = argv[0] if argv else ""
+    if command in _OF_A_RUN:
+        return _module(command).run(argv[1:])
     parser = argparse.ArgumentParser(
         prog="hf-clip-domain", description="Adapt CLIP to a domain, and prove what improved.", epilog=EXIT_CODES
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands.add_parser("train", help="Adapt a model: score, train, score again, save.", add_help=False)
-    commands.add_parser("tune", help="Search the loss's settings by short runs.", add_help=False)
-    commands.add_parser("merge", help="Between base and tuned model: adapted, and little forgotten.", add_help=False)
-    command = argv[0] if argv else ""
-    if command == "data":
-        from hf_clip_domain.cli.data import add_parser
-
-        add_parser(commands)
-    else:
-        commands.add_parser("data", help="Look at data as the model will.")
-    if command == "evaluate":
-        from hf_clip_domain.cli.evaluate import add_parser
-
-        add_parser(commands)
-    else:
-        commands.add_parser("evaluate", help="Score any CLIP checkpoint on a dataset.")
-    if command == "doctor":
-        from hf_clip_domain.cli.doctor import add_parser
-
-        add_parser(commands)
-    else:
-        commands.add_parser("doctor", help="Say whether this machine trains right; the text to put into a bug report.")
-    if command == "compare":
-        from hf_clip_domain.cli.compare import add_parser
-
-        add_parser(commands)
-    else:
-        commands.add_parser("compare", help="Several models on several datasets, and which differences are real.")
-    if command == "embed":
-        from hf_clip_domain.cli.embed import add_parser
-
-        add_parser(commands)
-    else:
-        commands.add_parser("embed", help="Embed a corpus of any size into Parquet files, on many processes.")
-    if command == "serve":
-        from hf_clip_domain.cli.serve import add_parser
-
-        add_parser(commands)
-    else:
-        commands.add_parser("serve", help="Answer requests over HTTP: embeddings, similarity, classes, search.")
+    for name, told in {**_OF_A_RUN, **_COMMANDS}.items():
+        if name == command:
+            _module(name).add_parser(commands)
+        else:
+            commands.add_parser(name, help=told)
     arguments = parser.parse_args(argv)
     return arguments.run(arguments)
+
+
+def _module(command: str) -> ModuleType:
+    return importlib.import_module(f"hf_clip_domain.cli.{command}")
 
 
 if __name__ == "__main__":

@@ -38,7 +38,8 @@ def start_promised_processes() -> None:
         )
     command += ["--master_addr", "127.0.0.1", "--master_port", os.environ.get("MASTER_PORT", "29500")]
     sys.stdout.flush()
-    os.execv(sys.executable, [*command, *sys.argv])
+    # Without the two dashes the launcher takes an option such as --monitor for an abbreviation of one of its own.
+    os.execv(sys.executable, [*command, "--", *sys.argv])
 
 
 def _under_mpi() -> bool:

@@ -67,7 +67,6 @@ def add_parser(commands) -> None:
     """Add `serve` to the commands."""
     parser = commands.add_parser(
         "serve",
-        help="Answer requests over HTTP: embeddings, similarity, classes, search.",
         description="A service around one model: /v1/embeddings, /similarity, /pairs, /classify, /search.",
     )
     parser.add_argument("model", metavar="MODEL", nargs="?", help="Folder, Hub id, 'starter', or models:/NAME@ALIAS.")

@@ -16,6 +16,7 @@ from hf_clip_domain.serving.metrics import Metrics
 from hf_clip_domain.serving.settings import Settings
 
 TIMEOUT_HEADER = b"x-request-timeout"
+SHORTEST = 0.1  # seconds that may be asked for: less cannot be kept
 
 
 class Boundary:
@@ -60,8 +61,8 @@ class Boundary:
             seconds = float(said)
         except ValueError:
             seconds = math.nan
-        if not 0 < seconds < math.inf:
-            raise RequestError(400, "x-request-timeout must be seconds above 0.", code="bad_timeout")
+        if not SHORTEST <= seconds < math.inf:
+            raise RequestError(400, f"x-request-timeout must be seconds, {SHORTEST} at least.", code="bad_timeout")
         return min(seconds, self.timeout)
 
     async def _read(self, scope: dict[str, Any], receive: Any, body: bytearray) -> bool:

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from hf_clip_domain import __version__
-from hf_clip_domain.serving.boundary import TIMEOUT_HEADER
+from hf_clip_domain.serving.boundary import SHORTEST, TIMEOUT_HEADER
 from hf_clip_domain.serving.schemas import REQUESTS, ErrorResponse
 
 _REF = "#/components/schemas/{model}"
@@ -83,5 +83,5 @@ _TIMEOUT = {
     "in": "header",
     "required": False,
     "description": "Seconds after which the answer is of no use; at most the server's own limit.",
-    "schema": {"type": "number", "exclusiveMinimum": 0, "maximum": 3600},
+    "schema": {"type": "number", "minimum": SHORTEST},
 }

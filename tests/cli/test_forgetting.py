@@ -1,6 +1,10 @@
 """The probe, --wise_ft and `merge` from end to end, on real small runs of the real commands."""
 
 import json
+import os
+import subprocess
+import sys
+import textwrap
 
 import numpy as np
 import pytest
@@ -147,6 +151,46 @@ def test_a_finished_run_can_be_merged(tmp_path, capsys, base, plain, sources):
 
     assert main(["merge", base, str(plain), "--output", str(plain)]) == 1
     assert "would replace it" in capsys.readouterr().err
+
+
+EVERY_RANK = textwrap.dedent(
+    """
+    import json, os, sys
+    from pathlib import Path
+    from hf_clip_domain.cli.forgetting import RunScores
+    from hf_clip_domain.cli.main import main
+
+    plain = RunScores.choose_merge
+
+    def told(self, model, *ends, **settings):
+        found = plain(self, model, *ends, **settings)
+        weights = sum(value.double().abs().sum().item() for value in model.state_dict().values())
+        rank = os.environ["RANK"]
+        (Path(sys.argv[1]) / f"rank{rank}.json").write_text(json.dumps([found.to_json(), weights]))
+        return found
+
+    RunScores.choose_merge = told
+    sys.exit(main(sys.argv[2:]))
+    """
+)
+
+
+@pytest.mark.slow
+def test_two_processes_choose_the_same_merge_and_one_saves_it(tmp_path, base, sources):
+    """What each process chose is written down beside the run; the choice itself is the command's own."""
+    out, program = tmp_path / "run", tmp_path / "program.py"
+    program.write_text(EVERY_RANK)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--"]
+    command += [str(program), str(tmp_path), "train", "--model_name_or_path", base, *DATA, *sources, *QUICK]
+    command += ["--use_cpu", "--wise_ft", "true", "--forgetting_budget", "10", "--output_dir", str(out)]
+    finished = subprocess.run(
+        command, capture_output=True, text=True, timeout=280, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert finished.returncode == 0, finished.stderr[-4000:]
+    first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2))
+    assert first == second and first[0]["points"] == json.loads((out / "wise_ft.json").read_text())["points"]
+    assert_between(weights(out), weights(base), weights(out / CHECKPOINT), first[0]["alpha"])
+    assert finished.stdout.count("chosen") == 1
 
 
 @pytest.mark.slow

@@ -34,7 +34,7 @@ def all_texts(splits):
         ("a caption where the picture should be " * 10, "name too long"),
         ("\0.png", "null"),
         ("https://example.com/a.jpg", "not downloaded"),
-        ("a\udc80.png", "no such file"),
+        pytest.param("a\udc80.png", "no such file", id="a name that is no Unicode"),
         (".", "directory"),
         (3, "picture is a int"),
         (None, "no picture"),

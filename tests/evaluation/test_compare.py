@@ -8,6 +8,7 @@ import torch
 from hf_clip_domain.cli.main import main
 from hf_clip_domain.evaluation.compare import compare
 from hf_clip_domain.evaluation.embedded import EmbeddedPairs, measure_retrieval
+from hf_clip_domain.models.loading import load_model
 from hf_clip_domain.similarity import cosine
 
 METRIC = "text_to_image/mrr"
@@ -57,6 +58,23 @@ def test_too_few_pairs_are_told_apart_from_equal_ones(tmp_path):
     found = compare({name: {"x": measured(noise, 1, rows=8)} for name, noise in (("a", 2.0), ("b", 0.1))}, METRIC)
     assert not found.differences[0].real and "too few independent clusters" in found.table()
     assert "NaN" not in found.save(tmp_path / "matrix.json").read_text()
+
+
+@pytest.mark.slow
+def test_the_command_finds_that_shuffled_weights_are_worse(tmp_path, capsys):
+    model, processor = load_model("starter")
+    torch.manual_seed(0)
+    weight = model.visual_projection.weight.data
+    weight.copy_(torch.randn_like(weight))
+    model.save_pretrained(tmp_path / "broken")
+    processor.save_pretrained(tmp_path / "broken")
+    command = ["compare", "starter", str(tmp_path / "broken"), "--datasets", "scientific"]
+    assert main([*command, "--output", str(tmp_path / "matrix.json")]) == 0
+    matrix = json.loads((tmp_path / "matrix.json").read_text())
+    assert matrix["scores"]["starter"]["scientific"] > matrix["scores"][str(tmp_path / "broken")]["scientific"]
+    (difference,) = matrix["differences"]
+    assert difference["real"] and difference["interval"][1] < 0
+    assert f"scientific: {tmp_path / 'broken'} less starter: -" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

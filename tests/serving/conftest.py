@@ -23,9 +23,7 @@ def save_clip(folder, seed=0, width=16, side=32):
     text = {"vocab_size": len(tokenizer), "max_position_embeddings": 40, "eos_token_id": tokenizer.eos_token_id}
     text |= {"bos_token_id": tokenizer.bos_token_id, "pad_token_id": tokenizer.pad_token_id}
     vision = {"image_size": side, "patch_size": 16}
-    model = CLIPModel(
-        CLIPConfig(text_config={**size, **text}, vision_config={**size, **vision}, projection_dim=width)
-    )
+    model = CLIPModel(CLIPConfig(text_config={**size, **text}, vision_config={**size, **vision}, projection_dim=width))
     model.text_model.embeddings.position_embedding.weight.data.normal_()
     model.text_model.embeddings.token_embedding.weight.data.normal_()
     model.save_pretrained(folder)

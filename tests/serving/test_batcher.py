@@ -135,7 +135,14 @@ def test_a_batch_is_led_by_the_oldest_and_padded_little():
         def __init__(self, model, length):
             self.model, self.length, self.kind = model, length, TEXT
 
-    waiting = [Waiting("m", 32), Waiting("m", 8), Waiting("m", 24), Waiting("n", 32), Waiting("m", 32), Waiting("m", 40)]
+    waiting = [
+        Waiting("m", 32),
+        Waiting("m", 8),
+        Waiting("m", 24),
+        Waiting("n", 32),
+        Waiting("m", 32),
+        Waiting("m", 40),
+    ]
     assert [item.length for item in choose(waiting, lambda lead: 8)] == [32, 32, 24]
     assert [item.length for item in choose(waiting, lambda lead: 2)] == [32, 32]
     assert choose(waiting, lambda lead: 1) == waiting[:1]

@@ -46,7 +46,10 @@ def test_a_full_queue_refuses_at_once_and_answers_what_it_took(held):
     async def ask():
         async with held(queue=8, max_items=8) as (client, service, gate, _):
             body = {"input": [*"abcd"]}
-            taken = [asyncio.create_task(client.post("/v1/embeddings", json={"input": [f"{n} a", f"{n} b"]})) for n in range(4)]
+            taken = [
+                asyncio.create_task(client.post("/v1/embeddings", json={"input": [f"{n} a", f"{n} b"]}))
+                for n in range(4)
+            ]
             while service.engine.admitted["text"] < 8:
                 await asyncio.sleep(0.01)
             refused = await client.post("/v1/embeddings", json=body)
@@ -130,6 +133,13 @@ def test_bodies_end_at_their_limits():
 
 
 def test_settings_are_checked_before_anything_is_loaded():
-    for wrong in ({"queue": 1}, {"timeout": 0}, {"port": 70000}, {"precision": "int8"}, {"cache": -1}, {"max_batch": 0}):
+    for wrong in (
+        {"queue": 1},
+        {"timeout": 0},
+        {"port": 70000},
+        {"precision": "int8"},
+        {"cache": -1},
+        {"max_batch": 0},
+    ):
         with pytest.raises(ClipDomainError, match=f"--{next(iter(wrong))}"):
             Settings(**wrong)

@@ -44,7 +44,9 @@ def test_a_row_is_kept_as_it_was():
 
 
 def test_keys_tell_models_kinds_and_contents_apart():
-    keys = {key_of(model * 32, kind, content) for model in (b"a", b"b") for kind in (TEXT, IMAGE) for content in (b"", b"x")}
+    keys = {
+        key_of(model * 32, kind, content) for model in (b"a", b"b") for kind in (TEXT, IMAGE) for content in (b"", b"x")
+    }
     assert len(keys) == 8
 
 

@@ -24,7 +24,12 @@ def test_embeddings_are_those_of_the_embedder_alone_and_in_company(folder, serve
 
     async def ask():
         async with serve(folder, cache=0) as (client, service):
-            mixed = [TEXTS[0], {"image": encoded[0]}, {"text": TEXTS[1]}, {"image": f"data:image/png;base64,{encoded[1]}"}]
+            mixed = [
+                TEXTS[0],
+                {"image": encoded[0]},
+                {"text": TEXTS[1]},
+                {"image": f"data:image/png;base64,{encoded[1]}"},
+            ]
             found = rows(await client.post("/v1/embeddings", json={"input": mixed}))
             expected = np.stack([texts[0], images[0], texts[1], images[1]])
             np.testing.assert_allclose(found, expected, atol=1e-4)
@@ -100,7 +105,10 @@ def test_a_form_says_the_same_as_json(folder, serve, pictures, encoded):
     cases = {
         "/v1/embeddings": ({"input": ["a", "b"]}, {"input": ["a", "b", *({"image": image} for image in encoded[:2])]}),
         "/similarity": ({"texts": ["a", "b"], "mode": "pairs"},) * 2,
-        "/pairs": ({"texts": ["a", "b"]}, {"pairs": [{"image": i, "text": t} for i, t in zip(encoded, "ab", strict=False)]}),
+        "/pairs": (
+            {"texts": ["a", "b"]},
+            {"pairs": [{"image": i, "text": t} for i, t in zip(encoded, "ab", strict=False)]},
+        ),
         "/classify": ({"labels": ["a", "b"], "templates": ["{}"]},) * 2,
     }
 

@@ -24,7 +24,9 @@ def png_header(width, height):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    )
 
 
 def saved(size, kind="PNG"):
@@ -161,7 +163,9 @@ def test_forms_and_media_types(model, serve):
             assert (await client.get("/../etc/passwd")).status_code == 404
             odd = await client.get("/healthz", headers={"x-request-id": "a b\"'<script>"})
             assert "script" not in odd.headers["x-request-id"]
-            assert (await client.get("/healthz", headers={"x-request-id": "mine-1"})).headers["x-request-id"] == "mine-1"
+            assert (await client.get("/healthz", headers={"x-request-id": "mine-1"})).headers[
+                "x-request-id"
+            ] == "mine-1"
 
     asyncio.run(ask())
 

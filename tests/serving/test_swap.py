@@ -21,7 +21,9 @@ def embedding(answer):
 
 def loads(service, folder):
     """What the server's name means from now on."""
-    service.models._load = lambda version: LoadedModel(ClipEmbedder.from_pretrained(folder), source=folder, version=version)
+    service.models._load = lambda version: LoadedModel(
+        ClipEmbedder.from_pretrained(folder), source=folder, version=version
+    )
 
 
 def test_a_swap_under_load_fails_nothing_and_every_answer_is_one_models(folder, other_folder, serve):

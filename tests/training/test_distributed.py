@@ -82,7 +82,7 @@ PROGRAM = textwrap.dedent(
                 trainer.steps.replay.plan = MicroBatches(None)
 
         trainer.add_callback(Grow())
-    resume = len(sys.argv) > 6
+    resume = "resume" in sys.argv
     trainer.train(resume_from_checkpoint=resume)
     if trainer.is_world_process_zero():
         logged = [entry for entry in trainer.state.log_history if "loss" in entry]
@@ -113,6 +113,7 @@ def launch(tmp_path, name, processes, batch, groups="plain", resume=False, micro
     command += ["--num_processes", str(processes), "--mixed_precision", "no", "--dynamo_backend", "no"]
     command += ["--num_cpu_threads_per_process", "1", "--main_process_port", str(free_port())]
     command += [str(program), str(shared), str(folder), str(batch), micro, groups] + (["resume"] if resume else [])
+    command += ["--monitor", "false"]  # nothing reads it: torch's launcher must not take it for its --monitor-interval
     finished = subprocess.run(
         command, capture_output=True, text=True, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
