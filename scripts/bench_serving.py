@@ -66,10 +66,12 @@ def compare(model: Path, files: list[str], args: argparse.Namespace) -> None:
     found: dict[str, dict[str, list[dict]]] = {name: {what: [] for what in MEASUREMENTS} for name in commands}
     for _ in range(args.rounds):
         for name, (command, after) in commands.items():
-            with server(command, *after, ready="/health" if name == "infinity-emb" else "/readyz") as (port, _):
+            other = name == "infinity-emb"
+            with server(command, *after, ready="/v1/models" if other else "/readyz") as (port, _):
                 for what, plan in MEASUREMENTS.items():
-                    load(port, files=files, seconds=1, **plan)  # warm
-                    found[name][what].append(load(port, files=files, seconds=args.seconds, **plan))
+                    plan = {**plan, "files": files, "modality": other}
+                    load(port, seconds=1, **plan)  # warm
+                    found[name][what].append(load(port, seconds=args.seconds, **plan))
     for what in MEASUREMENTS:
         print(f"\n{what:24}{'a second':>10}{'p50 ms':>9}{'p99 ms':>9}")
         for name in commands:

@@ -88,7 +88,13 @@ def add_parser(commands) -> None:
             if isinstance(default, tuple):
                 options |= {"nargs": "+", "default": default, "metavar": "HOST"}
             else:
-                kind = float if isinstance(default, float) or name in _IN_MIB else str if default is None else type(default)
+                kind = (
+                    float
+                    if isinstance(default, float) or name in _IN_MIB
+                    else str
+                    if default is None
+                    else type(default)
+                )
                 default = default // MIB if name in _IN_MIB else default
                 options |= {"type": kind, "default": default}
                 words += f" Default: {default}." if default not in (None, "") and "Default" not in words else ""

@@ -1,4 +1,4 @@
-"""infinity-emb in an environment of its own, which is kept for the next time."""
+"""infinity-emb in an environment of its own (it brings another torch), which is kept for the next time."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import subprocess
 import sys
 import venv
 from pathlib import Path
-
-import torch
 
 HOME = Path.home() / ".cache" / "hf_clip_domain" / "infinity-emb"
 
@@ -18,11 +16,10 @@ def command(model: Path) -> list[str] | None:
     if not program.exists():
         print(f"installing infinity-emb into {HOME} ...", flush=True)
         venv.create(HOME, with_pip=True, clear=True)
-        pip = [str(HOME / "bin" / "python"), "-m", "pip", "install", "--quiet"]
-        for packages in ([f"torch=={torch.__version__}"], ["infinity-emb[server,torch,vision]"]):
-            done = subprocess.run([*pip, *packages], capture_output=True, text=True)
-            if done.returncode:
-                print(f"infinity-emb cannot be installed here: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
-                return None
+        pip = [str(HOME / "bin" / "python"), "-m", "pip", "install", "--quiet", "infinity-emb[server,torch,vision]"]
+        done = subprocess.run(pip, capture_output=True, text=True)
+        if done.returncode:
+            print(f"infinity-emb cannot be installed here: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
+            return None
     options = ["--engine", "torch", "--device", "cpu", "--batch-size", "64", "--no-model-warmup", "--url-prefix", "/v1"]
     return [str(program), "v2", "--model-id", str(model), *options, "--port"]

@@ -4,7 +4,8 @@
 
 A plan has `port`, `clients` (each sends its next request when it has its answer), `seconds`, `kind` (`texts`: every one
 new; `text`: always the same; `pictures`: those of `files` in turn; `mixed`: all of them with bad requests and
-disconnects, every embedding compared) and `pause`, seconds between a client's requests.
+disconnects, every embedding compared), `pause`, seconds between a client's requests, and `modality`, whether pictures
+are sent in infinity-emb's words.
 """
 
 from __future__ import annotations
@@ -49,7 +50,12 @@ class Load:
             pictures = [as_input(Path(file).read_bytes()) for file in plan["files"]]
             self.known = list(zip([*plan["texts"], *pictures], stored["embeds"], strict=True))
         elif plan["kind"] == "pictures":
-            self.bodies = [json.dumps({"input": as_input(Path(file).read_bytes())}).encode() for file in plan["files"]]
+            contents = [as_input(Path(file).read_bytes()) for file in plan["files"]]
+            asked = [{"input": content} for content in contents]
+            if plan.get("modality"):  # as infinity-emb takes pictures
+                data = [f"data:image/jpeg;base64,{content['image']}" for content in contents]
+                asked = [{"input": [uri], "modality": "image"} for uri in data]
+            self.bodies = [json.dumps(body).encode() for body in asked]
 
     async def run(self) -> dict:
         plan, begin = self.plan, time.perf_counter()
