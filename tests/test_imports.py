@@ -24,7 +24,7 @@ LEVELS = [
     },
     {"domains", "data", "models", "losses"},
     {"embedder", "arguments"},
-    {"training", "evaluation", "serving"},
+    {"training", "evaluation", "corpus", "serving"},
     {"sharing"},
     {"cli"},
 ]

@@ -88,9 +88,8 @@ def add_parser(commands) -> None:
             if isinstance(default, tuple):
                 options |= {"nargs": "+", "default": default, "metavar": "HOST"}
             else:
-                kind = (
-                    float if isinstance(default, float) or name in _IN_MIB else type("" if default is None else default)
-                )
+                number = isinstance(default, float) or name in _IN_MIB
+                kind = float if number else str if default is None else type(default)
                 default = default // MIB if name in _IN_MIB else default
                 options |= {"type": kind, "default": default}
                 words += f" Default: {default}." if default not in (None, "") and "Default" not in words else ""

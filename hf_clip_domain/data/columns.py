@@ -41,19 +41,22 @@ _SPLITS = {
 class Columns:
     """Names of the columns in the source; `None` where there is none."""
 
-    image: str
-    text: str
+    image: str | None
+    text: str | None
     label: str | None
     group: str | None
     split: str | None
 
 
-def find_columns(there: Iterable[str], source: str, **given: str | None) -> Columns:
+def find_columns(
+    there: Iterable[str], source: str, *, required: Sequence[str] = ("image", "text"), **given: str | None
+) -> Columns:
     """Match a source's columns to their roles.
 
     Args:
         there: the columns of the source.
         source: for messages.
+        required: roles without which the source is of no use.
         given: `image`, `text`, `label`, `group` as named by the user.
 
     Raises:
@@ -69,7 +72,7 @@ def find_columns(there: Iterable[str], source: str, **given: str | None) -> Colu
         found[role] = name or next((lowered[word] for word in conventions if word in lowered), None)
     if found["text"] is None and "json" in names:  # WebDataset: the caption inside each sample's JSON
         found["text"] = "json"
-    for role in ("image", "text"):
+    for role in required:
         if found[role] is None:
             raise ClipDomainError(
                 f"{source}: no {role} column among {', '.join(names) or 'no columns'}; name it with --{role}_column."

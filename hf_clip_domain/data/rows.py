@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -28,18 +28,27 @@ class Rows:
     Every iteration reads the source anew, and several may run at once. Rows of tables also carry `index`, their split
     and place in it.
 
+    Args:
+        source: of the rows.
+        given: columns named by the user, see `find_columns`.
+        required: roles that a column has to be found for.
+
     Raises:
         ClipDomainError: no rows, a given column that is not there, or none that is recognised.
     """
 
-    def __init__(self, source: Source, given: dict[str, str | None]):
+    def __init__(
+        self, source: Source, given: dict[str, str | None], required: Sequence[str] = ("image", "text")
+    ) -> None:
         self.source = source
+        self.names: dict[str, None] = {}  # of all columns
         self.tables: dict[str, tuple[Any, Columns]] = {}
         self.splits = _splits_of_tables(source)
         self.words: dict[str, list[str]] = {}  # of each table, the names of its classes
         for name, table in source.tables.items():
             names = list(table.column_names or next(iter(table), {}))
-            columns = find_columns(names, source.name, **given)
+            columns = find_columns(names, source.name, required=required, **given)
+            self.names.update(dict.fromkeys(names))
             features = table.features or {}
             if isinstance(features.get(columns.image), Image):
                 table = table.cast_column(columns.image, Image(decode=False))
@@ -48,7 +57,8 @@ class Rows:
             self.tables[name] = (table, columns)
             self.words[name] = getattr(features.get(columns.label), "names", None) or []
         if source.rows is not None:
-            self.columns = find_columns(self._names(), source.name, **given)
+            self.names = self._names()
+            self.columns = find_columns(self.names, source.name, required=required, **given)
 
     def __iter__(self) -> Iterator[tuple[int, dict[str, Any]]]:
         return enumerate(self._rows())
@@ -73,13 +83,13 @@ class Rows:
         # Rows without a split, among others that have one, are training rows.
         return {split or "train" for split in found} if found - {None} else set()
 
-    def _names(self) -> list[str]:
+    def _names(self) -> dict[str, None]:
         head = list(islice(self.source.rows, _HEAD))
         names = dict.fromkeys(name for row in head if BAD not in row for name in row if name not in (SPLIT, PLACE))
         if not names:
             reason = f" that can be read: {head[0][BAD]}." if head else "."
             raise ClipDomainError(f"{self.source.name} has no rows{reason}")
-        return list(names)
+        return names
 
     def _rows(self) -> Iterator[dict[str, Any]]:
         if self.source.rows is not None:
@@ -96,7 +106,7 @@ class Rows:
             if words and isinstance(label, int):
                 label = words[label] if 0 <= label < len(words) else None  # -1: not labelled
             return {
-                "image": self._picture(row.get(columns.image), row.get(PLACE, ".")),
+                "image": self.picture(row.get(columns.image), row.get(PLACE, ".")),
                 "text": read_captions(row.get(columns.text)),
                 "label": _word(label),
                 "group": _word(row.get(columns.group) if columns.group else None),
@@ -108,7 +118,13 @@ class Rows:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             return {BAD: reason, "file": value if isinstance(value, str) else None}
 
-    def _picture(self, value: Any, place: str) -> dict[str, Any]:
+    def picture(self, value: Any, place: str) -> dict[str, Any]:
+        """The picture in a cell as `{"bytes", "path"}`; paths start from `place`, a folder under the source's base.
+
+        Raises:
+            ValueError: there is none; the message is the reason.
+            OSError: a name that no file system takes.
+        """
         if isinstance(value, bytes):
             return {"bytes": value, "path": None}
         if isinstance(value, dict) and (value.get("bytes") is not None or value.get("path")):

@@ -70,6 +70,17 @@ def open_source(source: str, *, streaming: bool = False, revision: str | None = 
     return Source(source, Path("."), tables=_from_hub(source, streaming, revision))
 
 
+def source_files(source: str) -> list[tuple[str, Path]] | None:
+    """The files that a source is made of, with names that stay when it is moved; `None` for one on the Hub."""
+    path = Path(source).expanduser()
+    if any(sign in source for sign in "*?{"):
+        files = [Path(file) for one in _expanded(source) for file in sorted(glob.glob(one))]
+        return [(file.name, file) for file in files]
+    if path.is_dir():
+        return [(str(file.relative_to(path)), file) for file in sorted(path.rglob("*")) if file.is_file()]
+    return [(path.name, path)] if path.is_file() else None
+
+
 def _near(path: Path) -> str:
     there = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
     near = difflib.get_close_matches(path.name, there, n=3)
