@@ -24,7 +24,7 @@ demo: .venv/.ready  ## Adapt the starter to the embedded scientific samples; the
 	$(OFFLINE) $(LAUNCH) recipes/finetune.py --domain scientific --precision fp32 --output_dir outputs/demo
 
 test: .venv/.ready  ## Run all tests, offline
-	$(OFFLINE) $(BIN)/python -m pytest -q
+	$(OFFLINE) $(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile
 
 lint: .venv/.ready  ## Check style
 	$(BIN)/ruff check .
