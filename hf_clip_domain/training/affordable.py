@@ -22,7 +22,7 @@ from hf_clip_domain.models.positions import text_capacity
 from hf_clip_domain.training.callbacks.resolution import ResolutionSchedule
 from hf_clip_domain.training.replay import StepStart, free_memory, is_out_of_memory
 
-_LOW = 0.5  # first size as a share of the last, as in CLIPA (112 to 224)
+_LOW = 4 / 7  # first size as a share of the last: 128 to 224, as measured in docs/resolutions.md
 _SPAN = (0.5, 2.0)  # last sizes that are tried, as shares of the model's own
 _ROWS_ON_CPU, _ROWS = 8, 64  # of a pass that is timed; an accelerator is idle on a few
 _WITHOUT_PATCHES = 16

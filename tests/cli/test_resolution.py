@@ -56,12 +56,12 @@ def test_a_model_trained_up_to_160_needs_no_flag(train, capsys):
 def test_auto_measures_and_an_adapters_folder_remembers_its_size(train, capsys):
     options = ["--resolutions", "auto", "--adapter", "lora", "--save_adapter", "adapter", "--max_steps", "1"]
     folder = train(*options, "--resolution_minutes", "1000")
-    assert "Picture sizes 96, 192: about 0.0 of 1000 minutes of steps." in capsys.readouterr().out
-    assert json.loads((folder / "resolutions.json").read_text())["sizes"] == [96, 192]  # the pictures have no more
+    assert "Picture sizes 112, 192: about 0.0 of 1000 minutes of steps." in capsys.readouterr().out
+    assert json.loads((folder / "resolutions.json").read_text())["sizes"] == [112, 192]  # the pictures have no more
     model, processor = load_model(folder)
     assert image_size_of(model) == image_settings(processor)[0] == 192
     train(*options, "--resolution_minutes", "1e-9")
-    assert "Picture sizes 32, 64" in (printed := capsys.readouterr().out) and "the smallest is taken" in printed
+    assert "Picture sizes 48, 64" in (printed := capsys.readouterr().out) and "the smallest is taken" in printed
     assert image_size_of(load_model(folder)[0]) == 64
     # A run that is resumed keeps to what was chosen, whatever its clock says today.
     train(*options, "--resolution_minutes", "1000", "--resume_from_checkpoint")
