@@ -19,8 +19,9 @@ class ModelArguments:
     model_name_or_path: str | None = field(
         default=None,
         metadata={
-            "help": "Hub id, local folder, or 'starter' (the small model shipped with the package). Default: the "
-            "domain's base model with --dataset, 'starter' without."
+            "help": "Hub id, local folder, 'starter' (the small model shipped with the package), or 'towers' (pretrained "
+            "towers from the package registry, extra 'towers'). Default: the domain's base model with --dataset, "
+            "'starter' without."
         },
     )
     model_revision: str | None = field(

@@ -28,6 +28,7 @@ from hf_clip_domain.models.attention import use_sliced_attention
 from hf_clip_domain.models.dual_encoder import check_dual_encoder
 from hf_clip_domain.models.folders import find_folder, near_miss
 from hf_clip_domain.models.positions import stretch_text_positions, text_capacity
+from hf_clip_domain.models.towers.pretrained import MAX_TEXT_LENGTH, TOWERS, load_towers
 
 
 def load_model(
@@ -40,8 +41,8 @@ def load_model(
     """A dual encoder in float32, on the CPU and in evaluation mode, and its processor.
 
     Args:
-        name_or_path: `"starter"` (shipped with the package), a local folder, or a Hub id. A folder that holds a PEFT
-            adapter stands for its base model with the adapter merged.
+        name_or_path: `"starter"` (shipped with the package), `"towers"` (from the package registry), a local folder, or
+            a Hub id. A folder that holds a PEFT adapter stands for its base model with the adapter merged.
         max_text_length: stretch the text tower to so many tokens (see `stretch_text_positions`).
         revision: branch, tag or commit on the Hub; a folder has none.
         attention_slicing: when attention goes in slices, see `use_sliced_attention`.
@@ -52,8 +53,12 @@ def load_model(
     """
     if (adapter := find_adapter(name_or_path)) is not None:
         return _load_with_adapter(adapter, max_text_length, revision)
-    folder = find_folder(name_or_path)
     name = str(name_or_path)
+    if name == TOWERS:
+        if revision is not None:
+            raise ClipDomainError(f"--model_revision {revision}: '{TOWERS}' are installed packages, without revisions.")
+        return load_towers(MAX_TEXT_LENGTH if max_text_length is None else max_text_length)
+    folder = find_folder(name_or_path)
     if folder is not None:
         if revision is not None:
             raise ClipDomainError(
