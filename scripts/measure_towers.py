@@ -1,88 +1,72 @@
-"""What adapting the heads of `towers` gains in a domain and costs in general, with replay and interpolated weights.
+"""What the ordinary command makes of `towers` in a domain, what it costs in general, and how far merging mends that.
 
     pip install "hf-clip-domain[towers]"
-    python scripts/measure_towers.py --data DATA [--domains scientific medical] [--seeds 0 1 2]
+    python scripts/measure_towers.py --data DATA [--domains scientific medical] [--seeds 0 1 2] [-- --num_train_epochs 10]
 
-DATA holds one folder a domain and `general`, as scripts/train_towers.py reads them. Both towers are frozen, so their
-features are computed once and kept in `--cache`; every figure below them takes seconds. Text-to-image recall@10 of the test
-splits in percent, mean over the seeds. "replay" trains with as many general pairs in each batch. "merged" is the point
-between base and tuned weights (WiSE-FT, arXiv 2109.01903) that serves the domain's validation pictures best among those that
-lose at most `--budget` points of recall on the general ones; the test splits choose nothing.
+DATA holds one folder a domain and `general`. A run is `hf-clip-domain train --domain D --dataset DATA/D
+--model_name_or_path towers --wise_ft true --replay_dataset ... --probe_dataset ... --seed S`; what stands after `--` is
+added. All runs share one process, so that each picture and caption meets the frozen towers once.
+
+General pairs are split by scripts/towers/general.py: the heads' own training pairs are replayed, the pairs they were
+chosen by judge forgetting while a model is chosen, and the test split is for the figures alone. Text-to-image Recall@10
+of test splits in percent, mean over the seeds (the range in brackets); every picture of the split is a candidate. "merged"
+is the model that the run saves: the best at the domain's validation split within the budget (WiSE-FT).
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
+import contextlib
+import json
 import sys
+import tempfile
 import time
 from pathlib import Path
 from statistics import mean
 
-import torch
-from safetensors.torch import load_file
-from towers.features import features_of
-from towers.heads import Heads, fit, recall
-from train_towers import CACHE
+from towers.general import probe_table, replay_table
 
-from hf_clip_domain.errors import ClipDomainError
-from hf_clip_domain.models.towers.pretrained import HEADS
+from hf_clip_domain.cli.main import main as command
 
-ALPHAS = [step / 20 for step in range(21)]
-TUNING = {"steps": 150, "learning_rate": 1e-3, "weight_decay": 0.3, "drop": 0.3}
+KEY = "text_to_image/recall@10"
 
 
-def base_heads(example, file: Path) -> Heads:
-    """The heads of the package, in float32."""
-    weights = {name: value.float() for name, value in load_file(file).items()}
-    heads = Heads(example, len(weights["visual_projection.linear.bias"]))
-    heads.load_state_dict(weights)
-    return heads
+def finetune(domain: str, seed: int, options: argparse.Namespace, folder: Path) -> dict:
+    """One run; returns its `evaluation.json`, with the seconds it took."""
+    start, output = time.perf_counter(), folder / f"{domain}-{seed}"
+    arguments = ["train", "--domain", domain, "--dataset", str(options.data / domain), "--seed", str(seed)]
+    arguments += ["--model_name_or_path", "towers", "--wise_ft", "true", "--output_dir", str(output)]
+    arguments += ["--replay_dataset", str(replay_table(options.data / "general", folder))]
+    arguments += ["--probe_dataset", str(probe_table(options.data / "general", folder)), "--probe_rows", "1000"]
+    with open(folder / f"{domain}-{seed}.log", "w") as log, contextlib.redirect_stdout(log):
+        if status := command([*arguments, *options.extra]):
+            raise SystemExit(f"measure_towers: the run in {output} failed with status {status}")
+    return {**json.loads((output / "evaluation.json").read_text()), "seconds": time.perf_counter() - start}
 
 
-def between(base: Heads, tuned: Heads, alpha: float) -> Heads:
-    """`(1 - alpha) * base + alpha * tuned`."""
-    merged, weights = copy.deepcopy(base), tuned.state_dict()
-    merged.load_state_dict({name: torch.lerp(value, weights[name], alpha) for name, value in base.state_dict().items()})
-    return merged
-
-
-def measure(domain: str, options: argparse.Namespace) -> list[str]:
+def rows(domain: str, runs: list[dict]) -> list[str]:
     """The table's rows of one domain."""
+    ends = {
+        "before": [run["before"] for run in runs],
+        "tuned": [run["wise_ft"]["tuned"] for run in runs],
+        "merged": [run["after"] for run in runs],
+    }
+    gain = mean(score[KEY] for score in ends["tuned"]) - ends["before"][0][KEY]
+    lines = []
+    for name, scores in ends.items():
+        own = [100 * score[KEY] for score in scores]
+        general = [100 * score[f"general/{KEY}"] for score in scores]
+        share = (mean(own) / 100 - ends["before"][0][KEY]) / gain if name != "before" else None
+        alphas = ", ".join(f"{run['wise_ft']['alpha']:.3g}" for run in runs) if name == "merged" else ""
+        lines.append(
+            f"| {domain} | {name} | {_told(own)} | {_told(general)} | {'' if share is None else f'{share:.0%}'} | {alphas} |"
+        )
+    return lines
 
-    def read(name: str, split: str):
-        return features_of(options.data / name, split, options.cache)
 
-    own, general = read(domain, "train"), read("general", "train")
-    own_rest, own_held = own.part(~own.validation), own.part(own.validation)
-    general_rest, general_held = general.part(~general.validation), general.part(general.validation)
-    tests = read(domain, "test"), read("general", "test")
-    base = base_heads(own, options.heads)
-    zero = [recall(base, test) for test in tests]
-    rows = [f"| {domain} | zero-shot | {zero[0]:.1f} | {zero[1]:.1f} | | |"]
-    for way, parts in (("tuned", [own_rest]), ("tuned with replay", [own_rest, general_rest])):
-        found: dict[str, list] = {"tuned": [], "merged": [], "alpha": []}
-        for seed in options.seeds:
-            tuned = copy.deepcopy(base)
-            fit(tuned, parts, seed=seed, **TUNING)
-            floor = recall(base, general_held) - options.budget
-            points = [(alpha, between(base, tuned, alpha)) for alpha in ALPHAS]
-            fair = [
-                (recall(heads, own_held), alpha, heads)
-                for alpha, heads in points
-                if recall(heads, general_held) >= floor
-            ]
-            _, alpha, merged = max(fair, key=lambda point: point[:2])
-            found["tuned"].append([recall(tuned, test) for test in tests])
-            found["merged"].append([recall(merged, test) for test in tests])
-            found["alpha"].append(alpha)
-        for name in ("tuned", "merged"):
-            here, there = (mean(scores) for scores in zip(*found[name], strict=True))
-            full = mean(scores[0] for scores in found["tuned"]) - zero[0]
-            alphas = ", ".join(f"{alpha:.2f}" for alpha in found["alpha"]) if name == "merged" else ""
-            label = way if name == "tuned" else f"{way}, merged"
-            rows.append(f"| {domain} | {label} | {here:.1f} | {there:.1f} | {(here - zero[0]) / full:.0%} | {alphas} |")
-    return rows
+def _told(values: list[float]) -> str:
+    spread = f" ({min(values):.1f} to {max(values):.1f})" if max(values) - min(values) > 0.05 else ""
+    return f"{mean(values):.1f}{spread}"
 
 
 def main() -> int:
@@ -90,21 +74,20 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--domains", nargs="+", default=["scientific", "medical"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--budget", type=float, default=1.0, help="points of general recall that merging may give up")
-    parser.add_argument("--heads", type=Path, default=HEADS)
-    parser.add_argument("--cache", type=Path, default=CACHE)
+    parser.add_argument("--output", type=Path, help="keep the runs here")
+    parser.add_argument("extra", nargs="*", help="after --: options for the runs")
     options = parser.parse_args()
-    start = time.process_time()
-    try:
-        print("| domain | heads | domain recall@10 | general recall@10 | share of the gain | alpha |")
-        print("|---|---|---|---|---|---|")
+    print("| domain | heads | domain R@10 (%) | general R@10 (%) | share of the gain | alpha |")
+    print("|:--|:--|--:|--:|--:|:--|", flush=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.output or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
         for domain in options.domains:
-            for row in measure(domain, options):
-                print(row, flush=True)
-    except ClipDomainError as error:
-        print(f"measure_towers: {error}", file=sys.stderr)
-        return 1
-    print(f"\n{time.process_time() - start:.0f} seconds of one core.")
+            runs = []
+            for seed in options.seeds:
+                runs.append(finetune(domain, seed, options, folder))
+                print(f"{domain}, seed {seed}: {runs[-1]['seconds'] / 60:.1f} minutes", file=sys.stderr, flush=True)
+            print("\n".join(rows(domain, runs)), flush=True)
     return 0
 
 

@@ -79,7 +79,8 @@ class AdaptationArguments:
         default=None,
         metadata={
             "help": "What keeps its weights, one or several of: vision, text (a tower), vision:K, text:K (embeddings and "
-            "the first K layers), all_but_projections, all_but_biases_and_norms. Default: nothing."
+            "the first K layers), all_but_projections, all_but_biases_and_norms, nothing. Default: nothing; with 'towers' "
+            "vision text."
         },
     )
 

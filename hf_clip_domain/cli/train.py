@@ -18,6 +18,7 @@ from hf_clip_domain.evaluation.calibration import calibrate
 from hf_clip_domain.evaluation.forgetting import with_retained
 from hf_clip_domain.losses import build_loss
 from hf_clip_domain.models.adapters import is_adapted, save_adapted
+from hf_clip_domain.models.dual_encoder import loading_classes, loading_import
 from hf_clip_domain.models.merging import uniform_soup
 from hf_clip_domain.sharing.run_folder import write_run_folder
 from hf_clip_domain.training.canary import check_before_training
@@ -131,10 +132,14 @@ def _run(options: RunOptions, news: RunNews) -> int:
             f"{calibration.ece_before:.1%}, and {calibration.ece_after:.1%} at the fitted logit scale "
             f"{calibration.logit_scale:.1f} (calibration.json)."
         )
+    loader, _ = loading_classes(model.config)
     if adapted and form == "adapter":
         say(f"\nSaved to {output_dir}: load it with PeftModel.from_pretrained(base, {str(output_dir)!r}).")
+    elif needed := loading_import(model.config):
+        say(f"\nSaved to {output_dir}: load it with load_model({str(output_dir)!r}), or after `{needed}`")
+        say(f"with {loader}.from_pretrained({str(output_dir)!r}).")
     else:
-        say(f"\nSaved to {output_dir}: load it with CLIPModel.from_pretrained({str(output_dir)!r}).")
+        say(f"\nSaved to {output_dir}: load it with {loader}.from_pretrained({str(output_dir)!r}).")
     return 0
 
 

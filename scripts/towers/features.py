@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from starter.pairs import held_out, read_folder
+from starter.pairs import Pair, digest
 from torch import nn
 
 from hf_clip_domain.data.text import clean_caption
@@ -18,41 +19,26 @@ from hf_clip_domain.models.towers.pretrained import join_towers
 
 @dataclass(frozen=True)
 class Features:
-    """One split of one folder.
+    """Some pairs as the heads see them.
 
     Attributes:
         images: `(n, 1904)`, of each picture's evaluation view.
-        texts: `(m, 384)`, of all captions.
+        texts: `(m, 1152)`, of all captions.
         image_of_text: `(m,)` int64, the picture of each caption.
         caption: `(m,)` int64, equal for equal captions.
-        validation: `(n,)` bool, the pictures to choose by: whole groups, about 15 percent.
     """
 
     images: torch.Tensor
     texts: torch.Tensor
     image_of_text: torch.Tensor
     caption: torch.Tensor
-    validation: torch.Tensor
-
-    def part(self, pictures: torch.Tensor) -> Features:
-        """The chosen pictures (a `(n,)` bool mask) with their captions."""
-        texts = pictures[self.image_of_text]
-        position = torch.cumsum(pictures, 0) - 1
-        return Features(
-            self.images[pictures],
-            self.texts[texts],
-            position[self.image_of_text[texts]],
-            self.caption[texts],
-            self.validation[pictures],
-        )
 
 
-def features_of(folder: Path, split: str, cache: Path) -> Features:
-    """The features of `folder/metadata.jsonl`'s rows of one split; the folder's name is its domain's."""
-    pairs = read_folder(folder, split)
-    domain = load_domain(folder.name)
+def features_of(pairs: Sequence[Pair], domain_name: str, cache: Path) -> Features:
+    """The features of pictures and captions, treated as the domain says; kept in half precision."""
+    domain = load_domain(domain_name)
     captions = [clean_caption(caption, domain) for pair in pairs for caption in pair.captions]
-    file = cache / f"{folder.name}-{split}.pt"
+    file = cache / f"{domain_name}-{digest(pairs, 0)}.pt"
     if file.exists():
         kept = torch.load(file, weights_only=True)
     else:
@@ -60,8 +46,8 @@ def features_of(folder: Path, split: str, cache: Path) -> Features:
         model.visual_projection = model.text_projection = nn.Identity()
         embedder = ClipEmbedder(model, processor, domain=domain, similarity="dot", batch_size=32)
         kept = {
-            "images": embedder.embed_images([pair.image for pair in pairs]),
-            "texts": embedder.embed_texts(captions),
+            "images": embedder.embed_images([pair.image for pair in pairs]).half(),
+            "texts": embedder.embed_texts(captions).half(),
         }
         cache.mkdir(parents=True, exist_ok=True)
         torch.save(kept, file)
@@ -71,5 +57,4 @@ def features_of(folder: Path, split: str, cache: Path) -> Features:
         kept["texts"].float(),
         torch.tensor(np.repeat(np.arange(len(pairs)), [len(pair.captions) for pair in pairs])),
         torch.tensor([number.setdefault(caption, len(number)) for caption in captions]),
-        torch.tensor([held_out(pair, share=0.15) for pair in pairs]),
     )

@@ -51,6 +51,9 @@ class TowersConfig(PreTrainedConfig):
 
     Fields:
         projection_dim: dimensions of the shared space.
+        pooled_layers: layers of the text tower (0 for its embeddings) whose means over the tokens are a text's features:
+            the last layers tell what a text is about, earlier ones its very words.
+        head_dropout: share of the features that the heads leave out at random in training.
         logit_scale_init_value: logarithm of the first multiplier of the similarities.
     """
 
@@ -60,4 +63,11 @@ class TowersConfig(PreTrainedConfig):
     text_config: Any = None
     vision_config: Any = None
     projection_dim: int = 256
+    pooled_layers: Any = (4, 5, 6)
+    head_dropout: float = 0.0
     logit_scale_init_value: float = 2.6592
+
+    @property
+    def text_feature_size(self) -> int:
+        """Width of a text's features."""
+        return self.text_config.hidden_size * len(self.pooled_layers)

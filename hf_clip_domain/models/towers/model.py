@@ -10,30 +10,36 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.clip.modeling_clip import CLIPOutput
 
 from hf_clip_domain.models.towers.configuration import TowersConfig
+from hf_clip_domain.models.towers.memo import FeatureMemo, may_remember
 from hf_clip_domain.models.towers.vision import EfficientNetLiteModel
+
+_MEMO = FeatureMemo()  # of all models: those that share a frozen tower share its answers
 
 
 class Head(nn.Module):
     """Standardised features to the shared space: `(n, width) -> (n, projection_dim)`.
 
     The features' mean and spread are constants, measured once when the head is made: the heads of both towers then
-    learn at one learning rate, although the towers' features differ in scale a hundredfold.
+    learn at one learning rate, although the towers' features differ in scale a hundredfold. While it trains, a share
+    `dropout` of the features is left out at random: there are more of them than a small set has pairs.
     """
 
-    def __init__(self, width: int, projection_dim: int) -> None:
+    def __init__(self, width: int, projection_dim: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("scale", torch.ones(()))
+        self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(width, projection_dim)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return self.linear((features - self.mean) * self.scale)
+        return self.linear(self.dropout((features - self.mean) * self.scale))
 
 
 class TowersModel(PreTrainedModel):
     """Embeds pictures and texts into one space; called, saved and loaded like a `CLIPModel`.
 
-    Texts are the mean of their tokens' states, padding left out; pictures the mean of their places.
+    A text's features are the means of its tokens' states, padding left out, after several layers; a picture's are the
+    means of its places. With frozen towers on a CPU each picture and text is computed once a process (`FeatureMemo`).
     """
 
     config: TowersConfig
@@ -47,16 +53,14 @@ class TowersModel(PreTrainedModel):
         super().__init__(config)
         self.vision_model = EfficientNetLiteModel(config.vision_config)
         self.text_model = BertModel(config.text_config, add_pooling_layer=False)
-        self.visual_projection = Head(config.vision_config.feature_size, config.projection_dim)
-        self.text_projection = Head(config.text_config.hidden_size, config.projection_dim)
+        self.visual_projection = Head(config.vision_config.feature_size, config.projection_dim, config.head_dropout)
+        self.text_projection = Head(config.text_feature_size, config.projection_dim, config.head_dropout)
         self.logit_scale = nn.Parameter(torch.tensor(config.logit_scale_init_value))
         self.post_init()
 
     def get_image_features(self, pixel_values: torch.Tensor, **_: object) -> BaseModelOutputWithPooling:
         """Pictures `(n, 3, s, s)`; `pooler_output` holds their embeddings `(n, d)`, not normalised."""
-        output = self.vision_model(pixel_values)
-        output.pooler_output = self.visual_projection(output.pooler_output)
-        return output
+        return BaseModelOutputWithPooling(pooler_output=self.visual_projection(self._picture_features(pixel_values)))
 
     def get_text_features(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **_: object
@@ -64,10 +68,39 @@ class TowersModel(PreTrainedModel):
         """Texts `(n, t)`; `pooler_output` holds their embeddings `(n, d)`, not normalised."""
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        states = self.text_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state  # (n, t, width)
-        mask = attention_mask.unsqueeze(-1).to(states.dtype)
-        mean = (states * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
-        return BaseModelOutputWithPooling(last_hidden_state=states, pooler_output=self.text_projection(mean))
+        return BaseModelOutputWithPooling(
+            pooler_output=self.text_projection(self._text_features(input_ids, attention_mask))
+        )
+
+    def _picture_features(self, pixels: torch.Tensor) -> torch.Tensor:
+        """`(n, feature_size)`; a tower that gives no gradient is asked once a picture."""
+        tower = self.vision_model
+        if not may_remember(tower, pixels):
+            return tower(pixels).pooler_output
+        return _MEMO.features(tower, pixels.unbind(), lambda places: tower(pixels[places]).pooler_output)
+
+    def _text_features(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """`(n, text_feature_size)`, likewise."""
+        if not may_remember(self.text_model, input_ids):
+            return self._pooled_texts(input_ids, attention_mask)
+        lengths = (attention_mask * torch.arange(1, attention_mask.shape[1] + 1)).amax(dim=1).clamp(min=1).tolist()
+        words = torch.stack([input_ids, attention_mask], dim=1)  # (n, 2, t)
+        rows = [row[:, :length] for row, length in zip(words, lengths, strict=True)]
+
+        def compute(places: list[int]) -> torch.Tensor:
+            longest = max(lengths[place] for place in places)
+            return self._pooled_texts(input_ids[places, :longest], attention_mask[places, :longest])
+
+        return _MEMO.features(self.text_model, rows, compute)
+
+    def _pooled_texts(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        output = self.text_model(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True)
+        mask = attention_mask.unsqueeze(-1).to(output.last_hidden_state.dtype)
+        means = [
+            (output.hidden_states[layer] * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+            for layer in self.config.pooled_layers
+        ]
+        return torch.cat(means, dim=1)
 
     def forward(
         self,

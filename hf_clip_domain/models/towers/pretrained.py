@@ -19,6 +19,7 @@ from hf_clip_domain.models.towers.vision import EfficientNetLiteModel
 TOWERS = "towers"
 FOLDER = Path(__file__).parent
 HEADS = FOLDER / "heads.safetensors"
+HEAD_DROPOUT = 0.5  # by which scripts/train_towers.py found them; small sets are adapted to with the same
 MAX_TEXT_LENGTH = 128  # tokens; what the sentence encoder was trained with
 LONGEST_TEXT = 512  # and the most it has positions for
 IMAGE_MEAN = (0.485, 0.456, 0.406)
@@ -64,6 +65,7 @@ def join_towers(
         text_config=text_config.to_dict(),
         vision_config=EfficientNetLiteConfig().to_dict(),
         projection_dim=projection_dim,
+        head_dropout=HEAD_DROPOUT,
     )
     model = TowersModel(config)
     text = load_file(text_folder / "model.safetensors")
@@ -85,7 +87,7 @@ def load_lite0(model: EfficientNetLiteModel, weights: dict[str, torch.Tensor]) -
             _fold(block.expand, weights, f"{prefix}_expand_conv", f"{prefix}_bn0")
         _fold(block.depthwise, weights, f"{prefix}_depthwise_conv", f"{prefix}_bn1")
         _fold(block.project, weights, f"{prefix}_project_conv", f"{prefix}_bn2")
-    _fold(model.head, weights, "_conv_head", "_bn1")
+    _fold(model.top, weights, "_conv_head", "_bn1")
 
 
 @torch.no_grad()

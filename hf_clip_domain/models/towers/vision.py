@@ -88,7 +88,7 @@ class EfficientNetLiteModel(PreTrainedModel):
             ends.append(len(blocks) - 1)
         self._pooled_blocks = {ends[stage] for stage in config.pooled_stages}
         self.blocks = nn.ModuleList(blocks)
-        self.head = SameConv2d(channels, config.hidden_size, 1)
+        self.top = SameConv2d(channels, config.hidden_size, 1)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -104,6 +104,6 @@ class EfficientNetLiteModel(PreTrainedModel):
             hidden = block(hidden)
             if index in self._pooled_blocks:
                 pooled.append(hidden.mean(dim=(2, 3)))
-        hidden = F.relu6(self.head(hidden))  # (n, hidden_size, h, w)
+        hidden = F.relu6(self.top(hidden))  # (n, hidden_size, h, w)
         features = torch.cat([hidden.mean(dim=(2, 3)), *pooled], dim=1)  # (n, feature_size)
         return BaseModelOutputWithPooling(last_hidden_state=hidden, pooler_output=features)

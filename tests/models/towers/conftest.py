@@ -16,7 +16,8 @@ def make_towers(seed=0):
     text |= {"vocab_size": len(WORDS), "max_position_embeddings": 24, "hidden_dropout_prob": 0.0}
     text |= {"attention_probs_dropout_prob": 0.0}
     vision = {"image_size": 32, "stem_channels": 8, "stages": STAGES, "hidden_size": 32, "pooled_stages": (1, 2)}
-    return TowersModel(TowersConfig(text_config=text, vision_config=vision, projection_dim=16)).eval()
+    config = TowersConfig(text_config=text, vision_config=vision, projection_dim=16, pooled_layers=(1, 2))
+    return TowersModel(config).eval()
 
 
 def make_processor():
