@@ -32,8 +32,10 @@ KEY = "text_to_image/recall@10"
 
 
 def finetune(domain: str, seed: int, options: argparse.Namespace, folder: Path) -> dict:
-    """One run; returns its `evaluation.json`, with the seconds it took."""
+    """The `evaluation.json` of one run; one that stands in `folder` already is not repeated."""
     start, output = time.perf_counter(), folder / f"{domain}-{seed}"
+    if (output / "evaluation.json").is_file():
+        return json.loads((output / "evaluation.json").read_text())
     arguments = ["train", "--domain", domain, "--dataset", str(options.data / domain), "--seed", str(seed)]
     arguments += ["--model_name_or_path", "towers", "--wise_ft", "true", "--output_dir", str(output)]
     arguments += ["--replay_dataset", str(replay_table(options.data / "general", folder))]
@@ -41,14 +43,15 @@ def finetune(domain: str, seed: int, options: argparse.Namespace, folder: Path) 
     with open(folder / f"{domain}-{seed}.log", "w") as log, contextlib.redirect_stdout(log):
         if status := command([*arguments, *options.extra]):
             raise SystemExit(f"measure_towers: the run in {output} failed with status {status}")
-    return {**json.loads((output / "evaluation.json").read_text()), "seconds": time.perf_counter() - start}
+    print(f"{domain}, seed {seed}: {(time.perf_counter() - start) / 60:.1f} minutes", file=sys.stderr, flush=True)
+    return json.loads((output / "evaluation.json").read_text())
 
 
 def rows(domain: str, runs: list[dict]) -> list[str]:
     """The table's rows of one domain."""
     ends = {
         "before": [run["before"] for run in runs],
-        "tuned": [run["wise_ft"]["tuned"] for run in runs],
+        "tuned": [run["extra"]["wise_ft"]["tuned"] for run in runs],
         "merged": [run["after"] for run in runs],
     }
     gain = mean(score[KEY] for score in ends["tuned"]) - ends["before"][0][KEY]
@@ -57,7 +60,7 @@ def rows(domain: str, runs: list[dict]) -> list[str]:
         own = [100 * score[KEY] for score in scores]
         general = [100 * score[f"general/{KEY}"] for score in scores]
         share = (mean(own) / 100 - ends["before"][0][KEY]) / gain if name != "before" else None
-        alphas = ", ".join(f"{run['wise_ft']['alpha']:.3g}" for run in runs) if name == "merged" else ""
+        alphas = ", ".join(f"{run['extra']['wise_ft']['alpha']:.3g}" for run in runs) if name == "merged" else ""
         lines.append(
             f"| {domain} | {name} | {_told(own)} | {_told(general)} | {'' if share is None else f'{share:.0%}'} | {alphas} |"
         )
@@ -74,7 +77,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--domains", nargs="+", default=["scientific", "medical"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--output", type=Path, help="keep the runs here")
+    parser.add_argument("--output", type=Path, help="keep the runs here; finished ones are not repeated")
     parser.add_argument("extra", nargs="*", help="after --: options for the runs")
     options = parser.parse_args()
     print("| domain | heads | domain R@10 (%) | general R@10 (%) | share of the gain | alpha |")
@@ -83,10 +86,7 @@ def main() -> int:
         folder = options.output or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         for domain in options.domains:
-            runs = []
-            for seed in options.seeds:
-                runs.append(finetune(domain, seed, options, folder))
-                print(f"{domain}, seed {seed}: {runs[-1]['seconds'] / 60:.1f} minutes", file=sys.stderr, flush=True)
+            runs = [finetune(domain, seed, options, folder) for seed in options.seeds]
             print("\n".join(rows(domain, runs)), flush=True)
     return 0
 

@@ -57,7 +57,9 @@ def load_model(
     if name == TOWERS:
         if revision is not None:
             raise ClipDomainError(f"--model_revision {revision}: '{TOWERS}' are installed packages, without revisions.")
-        return load_towers(MAX_TEXT_LENGTH if max_text_length is None else max_text_length)
+        model, processor = load_towers(MAX_TEXT_LENGTH if max_text_length is None else max_text_length)
+        use_sliced_attention(model, attention_slicing)
+        return model, processor
     folder = find_folder(name_or_path)
     if folder is not None:
         if revision is not None:
@@ -104,7 +106,10 @@ def _load_with_adapter(folder: Path, max_text_length: int | None, revision: str 
             processor = AutoProcessor.from_pretrained(folder)
         length = processor.tokenizer.model_max_length
         if text_capacity(model) < length < VERY_LARGE_INTEGER:  # trained with --max_text_length
-            stretch_text_positions(model, processor.tokenizer, length)
+            if base == TOWERS:
+                model, _ = load_towers(length)
+            else:
+                stretch_text_positions(model, processor.tokenizer, length)
     with _explained(str(folder), folder, "adapter", None), _quiet():
         model = merge_adapter(model, folder)
     if max_text_length is not None:

@@ -43,7 +43,7 @@ def test_the_heads_are_small_and_of_the_default_towers():
     heads, config = load_file(pretrained.HEADS), TowersConfig()
     width = len(heads["visual_projection.linear.bias"])
     assert heads["visual_projection.linear.weight"].shape == (width, config.vision_config.feature_size)
-    assert heads["text_projection.linear.weight"].shape == (width, 384)
+    assert heads["text_projection.linear.weight"].shape == (width, 384 * len(config.pooled_layers))
 
 
 def test_a_folded_batch_norm_gives_what_the_batch_norm_gave():
