@@ -90,7 +90,9 @@ class DataArguments:
                 f"{self.replay_dataset or 'not given'}."
             )
         if self.replay_dataset is not None and self.streaming:
-            raise ClipDomainError("--replay_dataset with --streaming: a stream cannot be mixed; leave out one of the two.")
+            raise ClipDomainError(
+                "--replay_dataset with --streaming: a stream cannot be mixed; leave out one of the two."
+            )
         if self.probe_rows < 1:
             raise ClipDomainError(
                 f"--probe_rows {self.probe_rows}: expected 1 or more ('--probe_dataset none' for none)."
