@@ -56,17 +56,18 @@ class FeatureMemo:
         missing = [place for place in range(len(keys)) if place not in found]
         for start in range(0, len(missing), _AT_ONCE):
             places = missing[start : start + _AT_ONCE]
-            with torch.no_grad():
-                computed = compute(places)
+            # What was kept in inference mode could not be trained on later.
+            with torch.inference_mode(False), torch.no_grad():
+                computed = [value.clone() for value in compute(places)]  # views would hold their whole batch
             with self._lock:
-                for place, value in zip(places, computed.unbind(), strict=True):
+                for place, value in zip(places, computed, strict=True):
                     found[place] = value
                     self._keep(keys[place], value)
         return torch.stack([found[place] for place in range(len(keys))])
 
     def _keep(self, key: bytes, value: torch.Tensor) -> None:
         if key not in self._kept:
-            self._kept[key] = value.clone()  # a view would hold its whole batch
+            self._kept[key] = value
             self._bytes += value.nbytes
         while self._bytes > self.capacity_bytes:
             _, gone = self._kept.popitem(last=False)

