@@ -93,7 +93,7 @@ class ClipEmbedder:
         """Load model, processor and, where they lie beside the weights, domain, similarity and calibration.
 
         Args:
-            name_or_path: local folder, Hub id or `"starter"`.
+            name_or_path: local folder, Hub id, `"starter"` or `"towers"`.
             domain: overrides the folder's domain (a `Domain`, a name or a YAML file).
             options: `attention_slicing` (see `load_model`), and the constructor's other arguments.
 

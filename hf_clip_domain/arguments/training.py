@@ -92,7 +92,7 @@ class ClipTrainingArguments(TrainingArguments):
         metadata={
             "help": "Keep what the frozen beginning of the vision tower gives, in this folder or 'auto' "
             "(~/.cache/hf-clip-domain/features), and train from there: later epochs open no picture. Pictures are then "
-            "shown without augmentation. Default: off."
+            "shown without augmentation. Default: 'off'; with 'towers' auto."
         },
     )
     feature_cache_gib: float = field(
@@ -231,6 +231,8 @@ class ClipTrainingArguments(TrainingArguments):
             run = Path(self.output_dir)
             self.use_precision(resolve_precision(self.precision, self.device, **flags, launcher=launcher, run=run))
         self.loss_settings = _mapping(self.loss_settings, "--loss_settings")
+        if self.feature_cache == "off":
+            self.feature_cache = None
         for name in ("temperature", "final_temperature"):
             value = getattr(self, name)
             if value is not None and not 0.01 <= value <= 1:

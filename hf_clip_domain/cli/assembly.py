@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, concatenate_datasets
 from torch import nn
 from transformers.utils import logging
 
@@ -55,6 +55,7 @@ def load_parts(options: RunOptions, say) -> tuple[nn.Module, Any, DatasetDict]:
         # Every process reads the same rows; one of them keeps the record of what was set aside.
         quarantine = Path(training.output_dir) / "quarantine.jsonl" if training.process_index == 0 else None
         pairs = read_pairs(options.data, options.domain, quarantine, training.seed, smoke=options.smoke)
+        pairs = with_replay(pairs, options.data, training.seed)
     if training.process_index == 0:
         record_precision(training.precision_choice, training.device, Path(training.output_dir))
     say(describe(pairs, options.domain, processor))
@@ -128,6 +129,25 @@ def read_pairs(
     if smoke and not data.streaming:
         pairs = DatasetDict({name: rows.select(range(min(SMOKE_ROWS, len(rows)))) for name, rows in pairs.items()})
     return pairs
+
+
+def with_replay(pairs: DatasetDict, data: DataArguments, seed: int) -> DatasetDict:
+    """`pairs` whose training split also holds general pairs (`--replay_dataset`), drawn by chance, always the same.
+
+    To go on seeing what the base model knew holds against forgetting it: Robins 1995, "Catastrophic forgetting,
+    rehearsal and pseudorehearsal".
+
+    Raises:
+        ClipDomainError: an unreadable source, or one without training pairs.
+    """
+    if data.replay_dataset is None:
+        return pairs
+    general = load_pairs(data.replay_dataset, validation_fraction=0, test_fraction=0, seed=seed)
+    if "train" not in general:
+        raise ClipDomainError(f"--replay_dataset {data.replay_dataset} has no training split.")
+    rows = min(data.replay_rows or len(pairs["train"]), len(general["train"]))
+    drawn = general["train"].shuffle(seed=0).select(range(rows))
+    return DatasetDict({**pairs, "train": concatenate_datasets([pairs["train"], drawn])})
 
 
 def build_trainer(

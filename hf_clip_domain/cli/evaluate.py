@@ -27,7 +27,7 @@ def add_parser(commands) -> None:
         "evaluate",
         description="Image-text retrieval of a checkpoint, or of two side by side.",
     )
-    parser.add_argument("model", metavar="MODEL", help="Hub id, local folder, or 'starter'.")
+    parser.add_argument("model", metavar="MODEL", help="Hub id, local folder, 'starter' or 'towers'.")
     parser.add_argument("--before", metavar="MODEL", help="A second checkpoint, shown as the column before.")
     parser.add_argument("--domain", default="general", help="A domain's name or YAML file. Default: general.")
     parser.add_argument("--dataset", help="As for train. Default: the domain's embedded synthetic samples.")

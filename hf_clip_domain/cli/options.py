@@ -20,7 +20,14 @@ import torch
 import yaml
 from transformers import HfArgumentParser
 
-from hf_clip_domain.arguments import STARTER, AdaptationArguments, ClipTrainingArguments, DataArguments, ModelArguments
+from hf_clip_domain.arguments import (
+    STARTER,
+    TOWERS,
+    AdaptationArguments,
+    ClipTrainingArguments,
+    DataArguments,
+    ModelArguments,
+)
 from hf_clip_domain.domains import Domain, load_domain
 from hf_clip_domain.errors import ClipDomainError
 
@@ -31,6 +38,8 @@ _KEEP_BEST = {"load_best_model_at_end": True, "metric_for_best_model": "text_to_
 # An adapter begins at zero and is a small part of the model: it takes larger steps than the weights themselves
 # (docs/adaptation.md has the measurement).
 _ADAPTER_RATE = 4
+# Of the towers the heads alone train: each picture and caption is then computed once, and a run takes minutes on a CPU.
+_HEADS_ALONE = ["vision", "text"]
 _SMOKE = {
     "num_train_epochs": 1,
     "max_steps": 4,
@@ -54,7 +63,8 @@ class RunOptions:
     def to_yaml(self) -> str:
         """The settings that differ from a default, in the form that `--config` takes."""
         # A domain's default may be what the user went back from to the dataclass's: it is always written.
-        always = _domain_defaults(self.domain, {"smoke": self.smoke, "streaming": self.data.streaming})
+        chosen = {"smoke": self.smoke, "streaming": self.data.streaming, "adapter": self.adaptation.adapter}
+        always = _domain_defaults(self.domain, {**chosen, "model_name_or_path": self.model.model_name_or_path})
         settings: dict[str, Any] = {}
         for part in (self.model, self.data, self.adaptation, self.training):
             settings |= _changed(part, always)
@@ -151,7 +161,7 @@ def _read_config(file: str, parser: HfArgumentParser) -> dict[str, Any]:
 
 def _domain_defaults(domain: Domain, chosen: dict[str, Any]) -> dict[str, Any]:
     """Defaults of the run for this domain and model, less what was chosen in the command line or the file."""
-    starter = chosen.get("model_name_or_path", None if chosen.get("dataset") else STARTER) == STARTER
+    model = chosen.get("model_name_or_path", None if chosen.get("dataset") else STARTER)
     defaults = {
         "output_dir": f"outputs/{domain.name}",
         "loss": domain.loss,
@@ -164,7 +174,8 @@ def _domain_defaults(domain: Domain, chosen: dict[str, Any]) -> dict[str, Any]:
         "dataloader_num_workers": min(4, (os.cpu_count() or 1) // 2),
         **(_EVERY_FIFTH if chosen.get("streaming") else _EVERY_EPOCH),
         **domain.training,
-        **(domain.training_starter if starter else {}),
+        **(domain.training_starter if model == STARTER else {}),
+        **(_towers_defaults(domain, chosen) if model == TOWERS else {}),
         **(_SMOKE if chosen.get("smoke") else {}),
     }
     if chosen.get("adapter", "none") != "none" and "learning_rate" in defaults:
@@ -172,6 +183,19 @@ def _domain_defaults(domain: Domain, chosen: dict[str, Any]) -> dict[str, Any]:
     if chosen.get("eval_strategy", "epoch") != "no" and chosen.get("save_strategy", "epoch") != "no":
         defaults |= _KEEP_BEST
     return {key: value for key, value in defaults.items() if key not in chosen}
+
+
+def _towers_defaults(domain: Domain, chosen: dict[str, Any]) -> dict[str, Any]:
+    """The heads alone train, unless something else was chosen: towers take the small steps of any pretrained model."""
+    frozen = chosen.get("freeze", _HEADS_ALONE)
+    if chosen.get("adapter", "none") != "none" or frozen not in (_HEADS_ALONE, ["all_but_projections"]):
+        return {}
+    keeps = not (chosen.get("streaming") or chosen.get("image_sizes"))
+    # An epoch is a second's work, of which scoring and saving would be the most.
+    seldom = _EVERY_FIFTH if not {"eval_strategy", "save_strategy"} & set(chosen) else {}
+    # In full precision, so that training and scoring share the features; the heads alone would gain nothing by less.
+    own = {**domain.training_towers, **seldom, "freeze": frozen, "precision": "fp32"}
+    return {**own, "feature_cache": "auto"} if keeps else own
 
 
 def _with_model_choice(model: ModelArguments, data: DataArguments, domain: Domain) -> ModelArguments:

@@ -11,7 +11,7 @@ from packaging.specifiers import SpecifierSet
 
 PACKAGE = "hf-clip-domain"
 # Extras of users; the others are for work on the package itself.
-_NOT_OF_USERS = {"dev", "starter"}
+_NOT_OF_USERS = {"dev"}
 
 
 @dataclass(frozen=True)

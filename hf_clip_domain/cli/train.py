@@ -21,6 +21,7 @@ from hf_clip_domain.evaluation.forgetting import with_retained
 from hf_clip_domain.evaluation.gallery import find_cases, to_json
 from hf_clip_domain.losses import build_loss
 from hf_clip_domain.models.adapters import is_adapted, save_adapted
+from hf_clip_domain.models.dual_encoder import loading_classes, loading_import
 from hf_clip_domain.models.merging import uniform_soup
 from hf_clip_domain.sharing.run_folder import REPORT_PAGE, write_run_folder
 from hf_clip_domain.training.canary import check_before_training
@@ -140,10 +141,14 @@ def _run(options: RunOptions, news: RunNews) -> int:
             f"{calibration.logit_scale:.1f} (calibration.json)."
         )
     say(f"\nAll of it with pictures: {output_dir / REPORT_PAGE}, for any browser, offline.")
+    loader, _ = loading_classes(model.config)
     if adapted and form == "adapter":
         say(f"Saved to {output_dir}: load it with PeftModel.from_pretrained(base, {str(output_dir)!r}).")
+    elif needed := loading_import(model.config):
+        say(f"Saved to {output_dir}: load it with load_model({str(output_dir)!r}), or after `{needed}`")
+        say(f"with {loader}.from_pretrained({str(output_dir)!r}).")
     else:
-        say(f"Saved to {output_dir}: load it with CLIPModel.from_pretrained({str(output_dir)!r}).")
+        say(f"Saved to {output_dir}: load it with {loader}.from_pretrained({str(output_dir)!r}).")
     return 0
 
 

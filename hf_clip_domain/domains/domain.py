@@ -164,6 +164,7 @@ class Domain:
         loss_settings: its settings, such as positives and negatives.
         training: default values of training-argument fields.
         training_starter: what replaces them for the small model shipped with the package.
+        training_towers: what replaces them for `towers`, whose heads alone train unless told otherwise.
         image, augment, text: the treatment of pictures and captions.
         prompts: templates with "{}" for a class name; their embeddings are averaged.
         classes: what zero-shot classification tells apart when the data names no labels.
@@ -180,6 +181,7 @@ class Domain:
     loss_settings: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     training_starter: dict[str, Any] = field(default_factory=dict)
+    training_towers: dict[str, Any] = field(default_factory=dict)
     image: ImagePolicy = ImagePolicy()
     augment: AugmentPolicy = AugmentPolicy()
     text: TextPolicy = TextPolicy()

@@ -183,7 +183,7 @@ def _convert_mapping(value: Any, kind: type, file: Path, path: str) -> Any:
     if kind is Rewrite and "pattern" not in settings:
         raise ClipDomainError(f"{file}: {path}: `pattern` is missing (a regular expression).")
     if kind is Domain:
-        for section in ("training", "training_starter"):
+        for section in ("training", "training_starter", "training_towers"):
             settings[section] = _convert_training(settings.get(section, {}), file, section)
         if "metrics" in settings:
             settings["metrics"] = tuple(

@@ -143,6 +143,9 @@ def _targets(model: nn.Module, towers: tuple[str, ...]) -> str:
         stack, layers = layer_stack(model, tower)
         linear = [name for name, module in layers[0].named_modules() if isinstance(module, nn.Linear)]
         if not linear:
-            raise ClipDomainError(f"--lora_towers: the layers of the {tower} tower have no linear maps to adapt.")
+            other = next(name for name in TOWERS if name != tower)
+            raise ClipDomainError(
+                f"--lora_towers: the layers of the {tower} tower have no linear maps to adapt: give --lora_towers {other}."
+            )
         patterns.append(re.escape(stack) + r"\.\d+\.(" + "|".join(map(re.escape, linear)) + ")")
     return "|".join(patterns)

@@ -56,6 +56,18 @@ def text_padding(model: nn.Module) -> str:
     return "max_length" if model.config.model_type.startswith("siglip") else "longest"
 
 
+def loading_classes(config: PreTrainedConfig) -> tuple[str, str]:
+    """The names in `transformers` of the classes that load a saved model and its processor."""
+    if config.model_type == "clip":
+        return "CLIPModel", "CLIPProcessor"
+    return "AutoModel", "AutoProcessor"
+
+
+def loading_import(config: PreTrainedConfig) -> str:
+    """The import without which `transformers` does not know the saved model; empty where it does."""
+    return "import hf_clip_domain.models.towers" if config.model_type == "clip_domain_towers" else ""
+
+
 def check_dual_encoder(config: PreTrainedConfig, name: str) -> None:
     """Refuse a configuration whose model does not embed images and texts into one space; before any weights are read.
 

@@ -12,6 +12,7 @@ from huggingface_hub.utils import validate_repo_id
 from hf_clip_domain.errors import ClipDomainError
 
 STARTER = "starter"
+_NAMES = (STARTER, "towers")
 _STARTER_FOLDER = Path(__file__).parent / "starter"
 _WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 _LFS_POINTER = b"version https://git-lfs"
@@ -28,7 +29,7 @@ def find_folder(name_or_path: str | Path) -> Path | None:
     if name == STARTER:
         return _STARTER_FOLDER
     if not name.strip():
-        raise ClipDomainError("--model_name_or_path is empty: give a Hub id, a folder, or 'starter'.")
+        raise ClipDomainError("--model_name_or_path is empty: give a Hub id, a folder, 'starter' or 'towers'.")
     path = Path(name).expanduser()
     if path.is_dir():
         _check_folder(path)
@@ -49,13 +50,14 @@ def find_folder(name_or_path: str | Path) -> Path | None:
 
 
 def near_miss(name: str) -> str:
-    """` Did you mean ...?` when a folder (or `starter`) is spelt almost so, else nothing."""
+    """` Did you mean ...?` when a folder (or `starter`, `towers`) is spelt almost so, else nothing."""
     path = Path(name).expanduser()
     there = [other.name for other in path.parent.iterdir() if other.is_dir()] if path.parent.is_dir() else []
     found = difflib.get_close_matches(path.name, there, n=1)
     if found:
         return f" Did you mean {path.parent / found[0]}?"
-    return f" Did you mean {STARTER}?" if difflib.get_close_matches(name, [STARTER]) else ""
+    named = difflib.get_close_matches(name, _NAMES, n=1)
+    return f" Did you mean {named[0]}?" if named else ""
 
 
 def _check_folder(path: Path) -> None:

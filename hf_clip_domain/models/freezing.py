@@ -3,6 +3,7 @@
     vision, text                the tower, without its projection into the shared space
     vision:6, text:6            its embeddings and first 6 layers
     all_but_projections         both towers: the projections alone train
+    nothing                     all trains (where a model's default is to freeze something)
     all_but_biases_and_norms    everything that is neither a bias nor a normalisation (BitFit: Ben Zaken et al. 2022,
                                 arXiv 2106.10199, with the normalisations)
 
@@ -20,7 +21,7 @@ from torch import nn
 from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.models.depth import TOWERS, Place, layer_stack, places
 
-_WORD = re.compile(r"(vision|text)(?::(\d+))?|all_but_projections|all_but_biases_and_norms")
+_WORD = re.compile(r"(vision|text)(?::(\d+))?|all_but_projections|all_but_biases_and_norms|nothing")
 
 
 def check_words(words: Sequence[str]) -> None:
@@ -33,7 +34,7 @@ def check_words(words: Sequence[str]) -> None:
         if not _WORD.fullmatch(word):
             raise ClipDomainError(
                 f"--freeze {word}: expected vision, text, vision:K, text:K (embeddings and the first K layers), "
-                "all_but_projections or all_but_biases_and_norms."
+                "all_but_projections, all_but_biases_and_norms or nothing."
             )
 
 

@@ -29,6 +29,7 @@ from hf_clip_domain.models.dual_encoder import check_dual_encoder
 from hf_clip_domain.models.folders import find_folder, near_miss
 from hf_clip_domain.models.image_positions import at_image_size, image_size_of, processor_size
 from hf_clip_domain.models.positions import stretch_text_positions, text_capacity
+from hf_clip_domain.models.towers.pretrained import MAX_TEXT_LENGTH, TOWERS, load_towers
 
 
 def load_model(
@@ -41,8 +42,8 @@ def load_model(
     """A dual encoder in float32, on the CPU and in evaluation mode, and its processor.
 
     Args:
-        name_or_path: `"starter"` (shipped with the package), a local folder, or a Hub id. A folder that holds a PEFT
-            adapter stands for its base model with the adapter merged.
+        name_or_path: `"starter"` (shipped with the package), `"towers"` (from the package registry), a local folder, or
+            a Hub id. A folder that holds a PEFT adapter stands for its base model with the adapter merged.
         max_text_length: stretch the text tower to so many tokens (see `stretch_text_positions`).
         revision: branch, tag or commit on the Hub; a folder has none.
         attention_slicing: when attention goes in slices, see `use_sliced_attention`.
@@ -53,8 +54,14 @@ def load_model(
     """
     if (adapter := find_adapter(name_or_path)) is not None:
         return _load_with_adapter(adapter, max_text_length, revision)
-    folder = find_folder(name_or_path)
     name = str(name_or_path)
+    if name == TOWERS:
+        if revision is not None:
+            raise ClipDomainError(f"--model_revision {revision}: '{TOWERS}' are installed packages, without revisions.")
+        model, processor = load_towers(MAX_TEXT_LENGTH if max_text_length is None else max_text_length)
+        use_sliced_attention(model, attention_slicing)
+        return model, processor
+    folder = find_folder(name_or_path)
     if folder is not None:
         if revision is not None:
             raise ClipDomainError(
@@ -100,7 +107,10 @@ def _load_with_adapter(folder: Path, max_text_length: int | None, revision: str 
             processor = AutoProcessor.from_pretrained(folder)
         length = processor.tokenizer.model_max_length
         if text_capacity(model) < length < VERY_LARGE_INTEGER:  # trained with --max_text_length
-            stretch_text_positions(model, processor.tokenizer, length)
+            if base == TOWERS:
+                model, _ = load_towers(length)
+            else:
+                stretch_text_positions(model, processor.tokenizer, length)
         if (size := processor_size(processor)) != image_size_of(model):  # trained with --resolutions
             model, processor = at_image_size(model, processor, size)
     with _explained(str(folder), folder, "adapter", None), _quiet():

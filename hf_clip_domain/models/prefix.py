@@ -18,6 +18,8 @@ import torch
 from torch import nn
 from transformers import CLIPVisionModel, SiglipVisionModel
 
+from hf_clip_domain.models.towers.vision import EfficientNetLiteModel
+
 # Of a configuration, what says where a model comes from and nothing about what it computes.
 _ORIGIN = ("_name_or_path", "architectures", "dtype", "transformers_version")
 
@@ -39,11 +41,15 @@ class Stage:
 def vision_stages(model: nn.Module) -> list[Stage]:
     """The stages from `pixel_values (n, 3, h, w)` to the image embeddings `(n, d)` before they are normalised.
 
-    Empty for a model whose vision tower is neither CLIP's nor SigLIP's. The model may be wrapped (PEFT, data parallel
-    training); a `VisionTextDualEncoderModel` is read by its vision tower.
+    Empty for a model whose vision tower is not known: CLIP's, SigLIP's and EfficientNet-Lite (in one stage, since its
+    middle layers speak to the projection too) are. The model may be wrapped (PEFT, data parallel training); a
+    `VisionTextDualEncoderModel` is read by its vision tower.
     """
     owner = next((module for module in model.modules() if hasattr(module, "vision_model")), None)
     tower = getattr(owner, "vision_model", None)
+    if type(tower) is EfficientNetLiteModel:
+        whole = Stage("last convolution", (tower,), lambda pixels: tower(pixels).pooler_output)
+        return [whole, Stage("projection", (owner.visual_projection,), owner.visual_projection)]
     if type(tower) is CLIPVisionModel:
         first = (tower.embeddings, tower.pre_layrnorm)
         last = Stage("pooling", (tower.post_layernorm,), lambda hidden: tower.post_layernorm(hidden[:, 0, :]))

@@ -9,14 +9,20 @@ from typing import Any
 
 import yaml
 from huggingface_hub import EvalResult, ModelCardData
+from transformers import PreTrainedConfig
 
 from hf_clip_domain.domains import Domain
 from hf_clip_domain.evaluation import EvaluationReport
 from hf_clip_domain.evaluation.forgetting import GENERAL
 from hf_clip_domain.models.adapters import ADAPTER_CONFIG
+from hf_clip_domain.models.dual_encoder import loading_classes, loading_import
 from hf_clip_domain.sharing.environment import git_commit, hardware, precision, versions
 
 STARTER = "starter"
+_OWN_BASES = {
+    STARTER: "the starter model of hf-clip-domain (small; made for trying things out)",
+    "towers": "the towers of hf-clip-domain (EfficientNet-Lite0 and all-MiniLM-L6-v2, joined by two heads)",
+}
 _PICTURES = {
     "recall.png": "Recall before and after",
     "forgetting.png": "Domain against general recall of the models between base and tuned one, on validation splits",
@@ -34,6 +40,7 @@ def write_model_card(
     base_model: str,
     dataset_name: str | None,
     training_arguments: dict[str, Any],
+    config: PreTrainedConfig,
     licence: str | None = None,
     notes: Sequence[str] = (),
 ) -> Path:
@@ -45,6 +52,7 @@ def write_model_card(
         dataset_name: Hub id or path, or `None` for the embedded synthetic samples. A path of this machine means
             nothing to others: the card says "a local dataset".
         training_arguments: what differs from the defaults.
+        config: the model's, which decides the classes that load it.
         licence: SPDX identifier as the Hub spells it; by default the starter's own Apache-2.0, otherwise `other`
             with a note, since only the user knows what base model and data allow.
         notes: further paragraphs.
@@ -73,8 +81,8 @@ def write_model_card(
         "## Results\n\n" + report.markdown().strip(),
         *(f"![{title}]({name})" for name, title in _PICTURES.items() if (folder / name).exists()),
         *(["All of it with a gallery of test pictures: `report.html`."] if (folder / "report.html").exists() else []),
-        _usage(domain, base_model if adapter else None),
-        _preprocessing(domain),
+        _usage(domain, config, base_model if adapter else None),
+        _preprocessing(domain, loading_classes(config)[1]),
         _limits(domain, base_model, dataset_name),
         *notes,
         "## Training\n\nSettings that differ from the defaults; `run.yaml` holds them for `--config`.\n\n```yaml\n"
@@ -108,11 +116,7 @@ def _eval_results(report: EvaluationReport, domain: Domain, hub_dataset: str | N
 
 
 def _introduction(domain: Domain, base_model: str, dataset: str | None, on_hub: bool) -> str:
-    base = (
-        "the starter model of hf-clip-domain (small; made for trying things out)"
-        if base_model == STARTER
-        else (f"`{base_model}`" if _is_hub_id(base_model) else "a local model")
-    )
+    base = _OWN_BASES.get(base_model) or (f"`{base_model}`" if _is_hub_id(base_model) else "a local model")
     if dataset is None:
         data = f"the embedded {domain.name} samples, which are **synthetic** (drawn by a program)"
     else:
@@ -123,21 +127,24 @@ def _introduction(domain: Domain, base_model: str, dataset: str | None, on_hub: 
     ).strip()
 
 
-def _usage(domain: Domain, base_model: str | None) -> str:
+def _usage(domain: Domain, config: PreTrainedConfig, base_model: str | None) -> str:
     """`base_model`: the one to put the adapter on, where the folder holds an adapter."""
-    load, imports = 'CLIPModel.from_pretrained("FOLDER_OR_HUB_ID")', ""
+    model_class, processor_class = loading_classes(config)
+    load, imports = f'{model_class}.from_pretrained("FOLDER_OR_HUB_ID")', ""
+    if needed := loading_import(config):
+        imports = f"{needed}  # makes the model known to transformers\n"
     if base_model is not None:
         name = base_model if _is_hub_id(base_model) else "FOLDER_OF_THE_BASE_MODEL"
-        imports = "from peft import PeftModel\n"
-        load = f'PeftModel.from_pretrained(CLIPModel.from_pretrained("{name}"), "FOLDER_OR_HUB_ID")'
+        imports += "from peft import PeftModel\n"
+        load = f'PeftModel.from_pretrained({model_class}.from_pretrained("{name}"), "FOLDER_OR_HUB_ID")'
     return f"""## Use
 
 ```python
 {imports}from PIL import Image
-from transformers import CLIPModel, CLIPProcessor
+from transformers import {model_class}, {processor_class}
 
 model = {load}
-processor = CLIPProcessor.from_pretrained("FOLDER_OR_HUB_ID")
+processor = {processor_class}.from_pretrained("FOLDER_OR_HUB_ID")
 texts = ["{(domain.prompts[0]).format("one thing")}", "{(domain.prompts[0]).format("another")}"]
 inputs = processor(text=texts, images=Image.open("picture.jpg").convert("RGB"), return_tensors="pt", padding=True)
 probabilities = model(**inputs).logits_per_image.softmax(dim=1)
@@ -153,14 +160,14 @@ scores = embedder.similarity(["picture.jpg"], texts)
 ```"""
 
 
-def _preprocessing(domain: Domain) -> str:
+def _preprocessing(domain: Domain, processor: str) -> str:
     reason = domain.reasons.get("image.square", "")
     if domain.image.square == "pad":
         square = (
-            "fitted whole into a square with padding; plain `CLIPProcessor` crops the ends of the longer side instead"
+            f"fitted whole into a square with padding; plain `{processor}` crops the ends of the longer side instead"
         )
     else:
-        square = "cropped to the central square, as plain `CLIPProcessor` does"
+        square = f"cropped to the central square, as plain `{processor}` does"
     return f"## Pictures and texts\n\nPictures are {square}. {reason} All settings and reasons: `domain.yaml`.".strip()
 
 

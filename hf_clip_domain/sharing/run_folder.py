@@ -104,5 +104,6 @@ def write_run_folder(
         base_model=base_model,
         dataset_name=dataset,
         training_arguments=yaml.safe_load(configuration),
+        config=model.config,
         notes=[*notes, *([f"Trained with the loss of {loss_source}."] if loss_source else [])],
     )

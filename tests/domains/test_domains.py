@@ -27,7 +27,7 @@ def test_preset_is_complete_and_usable(name, tmp_path):
     domain = load_domain(name)
     assert domain.name == name and domain.title and domain.description
     assert len(domain.prompts) >= 6 and len(domain.classes) >= 8 and domain.metrics
-    for section in (domain.training, domain.training_starter):
+    for section in (domain.training, domain.training_starter, domain.training_towers):
         TrainingArguments(output_dir=str(tmp_path), use_cpu=True, **section)  # refuses unknown names
 
 
@@ -36,6 +36,7 @@ def test_every_choice_of_a_preset_has_a_reason(name):
     domain = load_domain(name)
     chosen = [f"training.{key}" for key in domain.training]
     chosen += [f"training_starter.{key}" for key in domain.training_starter]
+    chosen += [f"training_towers.{key}" for key in domain.training_towers]
     chosen += [f"text.rewrites.{key}" for key in domain.text.rewrites]
     chosen += ["image.square", "image.fill", "image.grey", "image.window", "image.clahe_clip"]
     chosen += ["base_model", "loss", "metrics"]

@@ -3,6 +3,7 @@
 import pytest
 from huggingface_hub import ModelCard
 from huggingface_hub.repocard import metadata_load
+from transformers import CLIPConfig
 
 from hf_clip_domain.domains import load_domain
 from hf_clip_domain.evaluation import EvaluationReport
@@ -27,6 +28,7 @@ def write(folder, **changes):
         "base_model": "openai/clip-vit-base-patch32",
         "dataset_name": "someone/pairs",
         "training_arguments": {"learning_rate": 1e-5, "output_dir": "/home/me/out"},
+        "config": CLIPConfig(),
         **changes,
     }
     return write_model_card(folder, **settings)
