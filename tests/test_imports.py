@@ -13,8 +13,9 @@ LEVELS = [
     {"errors", "types", "similarity", "_optional", "memory", "device", "mps_settings", "notification"},
     {"domains", "data", "models", "losses"},
     {"embedder", "arguments"},
-    {"training", "evaluation"},
+    {"training", "evaluation", "serving"},
     {"sharing"},
+    {"ops"},
     {"cli"},
 ]
 NEIGHBOURS = {

@@ -64,6 +64,12 @@ def _dispatch(argv: list[str]) -> int:
         add_parser(commands)
     else:
         commands.add_parser("compare", help="Several models on several datasets, and which differences are real.")
+    if command == "monitor":
+        from hf_clip_domain.cli.monitor import add_parser
+
+        add_parser(commands)
+    else:
+        commands.add_parser("monitor", help="Compare what a server was asked with what the model was adapted to.")
     arguments = parser.parse_args(argv)
     return arguments.run(arguments)
 
