@@ -174,11 +174,10 @@ def _make(args: argparse.Namespace) -> int:
         held_out = [rows for name, rows in pairs.items() if name != "train"]
         if not held_out:
             raise ClipDomainError(f"--dataset {args.dataset}: no validation or test pairs are held out.")
-        train = pairs["train"]["text"] if "train" in pairs else None
         reference = make_reference(
             embedder,
             concatenate_datasets(held_out),
-            train_texts=train,
+            train=pairs.get("train"),
             model=args.model,
             dataset=args.dataset or "embedded samples",
         )

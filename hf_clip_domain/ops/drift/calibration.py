@@ -29,8 +29,9 @@ def splits(clusters: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> I
     count = place.max() + 1
     draw = np.random.default_rng(seed)
     for start in range(0, resamples, _CHUNK):
-        order = draw.random((min(_CHUNK, resamples - start), count)).argsort(axis=1)
-        yield (order < count // 2)[:, place]
+        marks = draw.random((min(_CHUNK, resamples - start), count), dtype=np.float32)
+        middle = np.partition(marks, count // 2, axis=1)[:, count // 2, None]
+        yield (marks < middle)[:, place]
 
 
 def null_distribution(
@@ -40,11 +41,17 @@ def null_distribution(
 
     Tests of the same rows meet the same splits, so that their dependence is kept.
     """
-    columns = [
-        np.concatenate([test.of_splits(first) for first in splits(clusters[name], resamples)])
-        for name, test in tests.items()
-    ]
-    return np.stack(columns, axis=1).astype(np.float32)
+    null = np.empty((resamples, len(tests)), dtype=np.float32)
+    together: dict[bytes, list[int]] = {}
+    for place, name in enumerate(tests):
+        together.setdefault(np.asarray(clusters[name], dtype=np.int64).tobytes(), []).append(place)
+    for places in together.values():
+        names, start = [list(tests)[place] for place in places], 0
+        for first in splits(clusters[names[0]], resamples):
+            for place, name in zip(places, names, strict=True):
+                null[start : start + len(first), place] = tests[name].of_splits(first)
+            start += len(first)
+    return null
 
 
 def joint_p_values(null: np.ndarray, observed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

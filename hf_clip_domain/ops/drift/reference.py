@@ -30,6 +30,8 @@ FEWEST_ROWS = 50
 _ARRAYS = {
     "image_sketches",
     "text_sketches",
+    "image_others",
+    "text_others",
     "pair_scores",
     "top_scores",
     "entropies",
@@ -52,7 +54,8 @@ class Reference:
     Attributes:
         meta: `model`, `revision`, `resolution`, `domain`, `dataset`, `origin` ("held-out pairs" or "requests"),
             `domains` (names for `domain_index`), `labels` (of each row).
-        arrays: `image_sketches (n, 64)` and `text_sketches (m, 64)` int8; `pair_scores`, `top_scores`, `entropies`;
+        arrays: `image_sketches (n, 64)` and `text_sketches (m, 64)` int8; `image_others`, `text_others (k, 64)` int8 by
+            which these are whitened; `pair_scores`, `top_scores`, `entropies`;
             `clusters (n,)` where the first three have a row each in the same order; `unseen`, `tokens (m,)` of each text;
             `vocabulary (BUCKETS,)` bool of the training captions; `token_counts (BUCKETS,)`; `image_embeds`,
             `text_embeds (n, d)` float16 for measured degradation; `domain_sketches`, `domain_index` of texts of the
@@ -70,10 +73,9 @@ class Reference:
         """The tests that this reference allows, by name."""
         have = {name: rows for name, rows in self.arrays.items() if len(rows) >= FEWEST_ROWS}
         found: dict[str, Any] = {}
-        if "image_sketches" in have:
-            found["image"] = KernelDistance(restore(have["image_sketches"]))
-        if "text_sketches" in have:
-            found["text"] = KernelDistance(restore(have["text_sketches"]))
+        for kind in ("image", "text"):
+            if f"{kind}_sketches" in have and f"{kind}_others" in have:
+                found[kind] = KernelDistance(*(restore(have[f"{kind}_{part}"]) for part in ("sketches", "others")))
         if "pair_scores" in have:
             found["alignment"] = ScoreDistance(have["pair_scores"])
         if "unseen" in have and have["tokens"].sum() > 0:
@@ -170,13 +172,17 @@ def from_windows(windows: Window, meta: dict[str, Any]) -> Reference:
     """A reference of requests from a time when all was well, pooled; holds top scores and entropies too, which depend on
     the labels and galleries in use and which training therefore cannot know."""
     arrays = {
-        "image_sketches": np.unique(windows.series["image_sketches"], axis=0),
-        "text_sketches": windows.series["text_sketches"],
         "pair_scores": windows.pair_scores,
         "top_scores": windows.series["top_scores"],
         "entropies": windows.series["entropies"],
         "token_counts": windows.token_counts,
     }
+    draw = np.random.default_rng(0)
+    sketches = {"image": np.unique(windows.series["image_sketches"], axis=0), "text": windows.series["text_sketches"]}
+    for kind, rows in sketches.items():
+        mixed = rows[draw.permutation(len(rows))]
+        third = len(rows) // 3
+        arrays |= {f"{kind}_others": mixed[:third], f"{kind}_sketches": mixed[third:]}
     return Reference({**meta, "origin": "requests"}, {name: _thinned(rows) for name, rows in arrays.items()})
 
 

@@ -23,17 +23,19 @@ class KernelDistance:
     """Maximum mean discrepancy with a Gaussian kernel, its width the median distance within the reference.
 
     Unbiased estimate of the squared MMD (Gretton et al. 2012, "A Kernel Two-Sample Test", JMLR 13, equation 3), scaled.
-    Both samples are whitened before by the reference's covariance: noise and blur move embeddings in directions in which
-    they hardly vary, and a kernel on the plain embeddings does not see it. The covariance is shrunk towards a sphere (by a
-    tenth at least, or what Ledoit and Wolf 2004 find), or it would fit the reference's own rows better than any others.
+    Both samples are whitened before: noise and blur move embeddings in directions in which they hardly vary, and a kernel
+    on the plain embeddings does not see it. The covariance for that comes from rows of their own: fitted to the reference's,
+    it would fit these better than any others, and every window would stand out. It is shrunk towards a sphere by a tenth at
+    least, or by what Ledoit and Wolf 2004 find.
 
     Args:
         reference: `(n, d)`.
+        others: `(k, d)` rows of about the same kind that are neither the reference's nor a window's.
     """
 
-    def __init__(self, reference: np.ndarray) -> None:
-        self._mean = reference.mean(axis=0)
-        shrunk, share = ledoit_wolf(reference)
+    def __init__(self, reference: np.ndarray, others: np.ndarray) -> None:
+        self._mean = others.mean(axis=0)
+        shrunk, share = ledoit_wolf(others)
         size = max(float(np.trace(shrunk)) / len(shrunk), 1e-12)
         values, directions = np.linalg.eigh(shrunk)
         self._whiten = directions / np.sqrt(values + max(0.0, _FLOOR - share) * size + 1e-12)
@@ -100,13 +102,14 @@ class ScoreDistance:
 
     def of_splits(self, first: np.ndarray) -> np.ndarray:
         """As for `KernelDistance`."""
-        side = first[:, self._order]
         ordered = self.reference[self._order]
-        n = side.sum(axis=1, keepdims=True)
-        m = side.shape[1] - n
-        apart = np.abs(np.cumsum(side, axis=1) / n - np.cumsum(~side, axis=1) / m)
-        last_of_ties = np.append(ordered[1:] != ordered[:-1], True)
-        return np.sqrt(n * m / (n + m))[:, 0] * apart[:, last_of_ties].max(axis=1)
+        last_of_ties = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))
+        passed = np.cumsum(first[:, self._order], axis=1, dtype=np.float32)  # whole numbers, exact
+        n = passed[:, -1:].astype(np.float64)
+        m = first.shape[1] - n
+        passed = passed[:, last_of_ties]
+        apart = np.abs(passed / n - (last_of_ties + 1 - passed) / m).max(axis=1)
+        return np.sqrt(n * m / (n + m))[:, 0] * apart
 
 
 class UnseenTerms:
