@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
     reference = Reference.load(_reference_file(args))
     check_rule(reference, rule)
     model = reference.meta["model"] if args.model.endswith(".npz") else args.model
-    feedback, decode = None, None
+    feedback = None
     if args.feedback:
         embedder = _embedder(model, args.domain or reference.meta["domain"])
         feedback = _feedback(args, embedder, reference)
@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         while True:
             try:
-                report = _look(args, reference, rule, model, feedback, decode)
+                report = _look(args, reference, rule, model, feedback)
             except ClipDomainError as error:
                 if args.watch is None:
                     raise
@@ -118,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _look(
-    args: argparse.Namespace, reference: Reference, rule: Rule, model: str, feedback: Degradation | None, decode: Any
+    args: argparse.Namespace, reference: Reference, rule: Rule, model: str, feedback: Degradation | None
 ) -> DriftReport:
     meta = reference.meta
     windows, skipped = read_windows(
@@ -128,8 +128,7 @@ def _look(
     alarm = next((look for look in reversed(looks) if look.drifted), looks[-1])
     shown = pooled([window for window in windows if window.name in alarm.windows])
     drifted = {name for look in looks for name in look.drifted}
-    if drifted:
-        decode = _decoder(model)
+    decode = _decoder(model) if drifted else None
     report = DriftReport(
         meta,
         rule,
