@@ -26,6 +26,7 @@ LEVELS = [
     {"embedder", "arguments"},
     {"training", "evaluation", "corpus", "serving"},
     {"sharing"},
+    {"ops"},
     {"cli"},
 ]
 NEIGHBOURS = {

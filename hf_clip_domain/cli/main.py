@@ -25,6 +25,7 @@ _COMMANDS = {
     "doctor": "Say whether this machine trains right; the text to put into a bug report.",
     "compare": "Several models on several datasets, and which differences are real.",
     "embed": "Embed a corpus of any size into Parquet files, on many processes.",
+    "monitor": "Compare what a server was asked with what the model was adapted to.",
     "serve": "Answer requests over HTTP: embeddings, similarity, classes, search.",
 }
 EXIT_CODES = "exit status: 0 done, 1 failed with one line on standard error, 2 wrong usage"

@@ -8,7 +8,7 @@ from pathlib import Path
 from hf_clip_domain.cli.assembly import read_pairs
 from hf_clip_domain.cli.forgetting import RunScores, similarity_path, summary
 from hf_clip_domain.cli.options import RunOptions, parse_options
-from hf_clip_domain.embedder import similarity_beside
+from hf_clip_domain.embedder import ClipEmbedder, similarity_beside
 from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.evaluation import EvaluationReport
 from hf_clip_domain.evaluation.forgetting import with_retained
@@ -17,6 +17,7 @@ from hf_clip_domain.evaluation.wise_ft import parse_alphas
 from hf_clip_domain.models.loading import load_model
 from hf_clip_domain.models.merging import greedy_soup, merge_weights, uniform_soup
 from hf_clip_domain.models.positions import text_capacity
+from hf_clip_domain.ops.drift.making import write_run_reference
 from hf_clip_domain.sharing.run_folder import CONFIGURATION, write_run_folder
 
 _DESCRIPTION = """Interpolate weights between a base model and one tuned from it (WiSE-FT), or a soup of several. What to
@@ -97,6 +98,8 @@ def run(argv: list[str]) -> int:
         sweep=chosen,
         notes=[chosen.verdict(), summary(**figures)],
     )
+    embedder = ClipEmbedder(model, processor, domain=domain, similarity=similarity)
+    write_run_reference(output, embedder, pairs, dataset=options.data.dataset)
     print(f"{report.table()}\n\n{summary(**figures)}\n\nSaved to {output}.")
     return 0
 

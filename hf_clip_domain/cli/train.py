@@ -23,6 +23,7 @@ from hf_clip_domain.losses import build_loss
 from hf_clip_domain.models.adapters import is_adapted, save_adapted
 from hf_clip_domain.models.dual_encoder import loading_classes, loading_import
 from hf_clip_domain.models.merging import uniform_soup
+from hf_clip_domain.ops.drift.making import write_run_reference
 from hf_clip_domain.sharing.run_folder import REPORT_PAGE, write_run_folder
 from hf_clip_domain.training.canary import check_before_training
 from hf_clip_domain.training.loss_module import without_loss
@@ -128,6 +129,9 @@ def _run(options: RunOptions, news: RunNews) -> int:
             sweep=chosen,
             notes=notes,
         )
+        with without_loss(model):
+            embedder = ClipEmbedder(model, processor, domain=domain, similarity=similarity)
+            write_run_reference(output_dir, embedder, pairs, dataset=options.data.dataset)
     if training.world_size > 1:  # a process that ends while another still talks to it would take it down
         trainer.accelerator.wait_for_everyone()
         trainer.accelerator.end_training()

@@ -1,0 +1,1 @@
+"""What happens to a model after training: how its traffic is watched."""
