@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -162,9 +163,11 @@ def test_drift_is_told_and_watched(run, served, tmp_path, monkeypatch):
     kept = tmp_path / "kept"
     program = tmp_path / "keep.py"
     program.write_text(f"import sys; open({str(kept)!r}, 'a').write(sys.stdin.read() + chr(10))")
-    looks = []
+    looks, wait = [], time.sleep
 
     def sleep(seconds):
+        if seconds < 60:  # somebody else's, such as that of waiting for the program
+            return wait(seconds)
         looks.append(seconds)
         if len(looks) == 2:
             raise KeyboardInterrupt
