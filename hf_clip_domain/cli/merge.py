@@ -14,6 +14,7 @@ from hf_clip_domain.evaluation import EvaluationReport
 from hf_clip_domain.evaluation.forgetting import with_retained
 from hf_clip_domain.evaluation.gallery import find_cases, to_json
 from hf_clip_domain.evaluation.wise_ft import parse_alphas
+from hf_clip_domain.models.image_positions import at_image_size, image_size_of
 from hf_clip_domain.models.loading import load_model
 from hf_clip_domain.models.merging import greedy_soup, merge_weights, uniform_soup
 from hf_clip_domain.models.positions import text_capacity
@@ -43,9 +44,11 @@ def run(argv: list[str]) -> int:
     loaded = [load_model(name) for name in args.tuned]
     processor = loaded[0][1]
     similarities = [similarity_beside(name, model) for name, (model, _) in zip(args.tuned, loaded, strict=True)]
-    model, _ = load_model(args.base)
+    model, base_processor = load_model(args.base)
     if (length := text_capacity(loaded[0][0])) > text_capacity(model):  # stretched as the run did before it trained
-        model, _ = load_model(args.base, max_text_length=length)
+        model, base_processor = load_model(args.base, max_text_length=length)
+    if (size := image_size_of(loaded[0][0])) != image_size_of(model):  # likewise for --resolutions
+        model, _ = at_image_size(model, base_processor, size)
     similarity_at = similarity_path(similarity_beside(args.base, model), similarities[0])
     if len(loaded) > 1 and any(similarity is not similarities[0] for similarity in similarities):
         raise ClipDomainError(

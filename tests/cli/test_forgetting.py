@@ -20,6 +20,7 @@ from hf_clip_domain.cli.main import main
 from hf_clip_domain.domains import load_domain
 from hf_clip_domain.embedder import ClipEmbedder
 from hf_clip_domain.errors import ClipDomainError
+from hf_clip_domain.models.image_positions import at_image_size
 from hf_clip_domain.models.loading import load_model
 
 STEPS = "3"
@@ -223,6 +224,23 @@ def test_a_soup_of_two_models_that_no_run_left(tmp_path, capsys, base, sources):
     assert_between(found, origin, {name: (first[name] + second[name]) / 2 for name in origin}, curve["alpha"])
     assert main([*command, "--output", str(tmp_path / "greedy")]) == 0
     assert "Greedy soup of " in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_model_of_another_picture_size_is_merged_with_its_base_at_that_size(tmp_path, base, sources):
+    first = at_image_size(*load_model(base), 48)
+    tuned = tmp_path / "tuned"
+    first[0].save_pretrained(tuned), first[1].save_pretrained(tuned)
+    start, moved = weights(tuned), load_model(str(tuned))[0]
+    torch.manual_seed(0)
+    moved.load_state_dict({name: value + 0.01 * torch.randn_like(value) for name, value in start.items()})
+    moved.save_pretrained(tuned)
+    command = ["merge", base, str(tuned), *DATA, *sources, "--alphas", "1", "--forgetting_budget", "100"]
+    assert main([*command, "--output", str(tmp_path / "merged")]) == 0
+    alpha = json.loads((tmp_path / "merged" / "wise_ft.json").read_text())["alpha"]
+    merged = CLIPModel.from_pretrained(tmp_path / "merged")
+    assert merged.config.vision_config.image_size == 48
+    assert_between(merged.state_dict(), start, weights(tuned), alpha)
 
 
 def test_the_users_own_probe_is_limited_disjoint_and_always_the_same(tmp_path):
