@@ -24,7 +24,8 @@ from hf_clip_domain.data.transforms import ImageTransform
 from hf_clip_domain.domains import Domain, load_domain
 from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.models.dual_encoder import features, find_logit_scale, text_padding
-from hf_clip_domain.models.loading import find_hub_file, load_model
+from hf_clip_domain.models.exported.loading import load_encoder
+from hf_clip_domain.models.loading import find_hub_file
 from hf_clip_domain.models.positions import text_capacity
 from hf_clip_domain.similarity import (
     SIMILARITY_FILE,
@@ -93,30 +94,29 @@ class ClipEmbedder:
         """Load model, processor and, where they lie beside the weights, domain, similarity and calibration.
 
         Args:
-            name_or_path: local folder, Hub id, `"starter"` or `"towers"`.
+            name_or_path: local folder (of a model, an adapter or an export), Hub id, `"starter"` or `"towers"`.
             domain: overrides the folder's domain (a `Domain`, a name or a YAML file).
-            options: `attention_slicing` (see `load_model`), and the constructor's other arguments.
+            options: `attention_slicing` and `threads` (see `load_encoder`), and the constructor's other arguments.
 
         Raises:
             ClipDomainError: the model cannot be loaded.
         """
-        model, processor = load_model(str(name_or_path), attention_slicing=options.pop("attention_slicing", "auto"))
+        loading = {name: options.pop(name) for name in ("attention_slicing", "threads") if name in options}
+        model, processor = load_encoder(str(name_or_path), **loading)
         if domain is None:
-            domain = _file_beside(str(name_or_path), model, "domain.yaml")
+            domain = file_beside(str(name_or_path), model, "domain.yaml")
         options.setdefault("similarity", similarity_beside(str(name_or_path), model))
-        if "logit_scale" not in options and (file := _file_beside(str(name_or_path), model, CALIBRATION_FILE)):
+        if "logit_scale" not in options and (file := file_beside(str(name_or_path), model, CALIBRATION_FILE)):
             options["logit_scale"] = json.loads(file.read_text(encoding="utf-8"))["logit_scale"]
         if domain is not None and not isinstance(domain, Domain):
             domain = load_domain(domain)
         return cls(model, processor, domain=domain, **options)
 
     def embed_images(self, images: Iterable[Any], progress: bool | None = None) -> torch.Tensor:
-        """Embed pictures: `-> (n, d)` float32 on the CPU, L2-normalised (unless the similarity says
-        otherwise).
+        """Embed pictures: `-> (n, d)` float32 on the CPU, L2-normalised (unless the similarity says otherwise).
 
         Args:
-            images: paths, bytes, PIL images, arrays, rows `{"bytes", "path"}` or a datasets column; read
-            lazily.
+            images: paths, bytes, PIL images, arrays, rows `{"bytes", "path"}` or a datasets column; read lazily.
             progress: a bar on standard error; by default only when it takes longer than two seconds.
 
         Raises:
@@ -314,13 +314,13 @@ def image_settings(processor: Any) -> tuple[int, tuple[float, ...], tuple[float,
 
 def similarity_beside(name_or_path: str, model: nn.Module) -> SimilarityFunction:
     """The similarity saved with a model; the cosine where none is."""
-    file = _file_beside(name_or_path, model, SIMILARITY_FILE)
+    file = file_beside(name_or_path, model, SIMILARITY_FILE)
     if file is None:
         return cosine
-    return load_similarity(file, _file_beside(name_or_path, model, SIMILARITY_WEIGHTS))
+    return load_similarity(file, file_beside(name_or_path, model, SIMILARITY_WEIGHTS))
 
 
-def _file_beside(name_or_path: str, model: nn.Module, file: str) -> Path | None:
+def file_beside(name_or_path: str, model: nn.Module, file: str) -> Path | None:
     """A file saved next to the weights, in a folder or on the Hub."""
     for folder in (name_or_path, getattr(model, "name_or_path", "")):
         if folder and (Path(folder) / file).is_file():

@@ -15,7 +15,7 @@ from hf_clip_domain.evaluation import RetrievalEvaluator
 from hf_clip_domain.evaluation.compare import compare
 from hf_clip_domain.evaluation.embedded import measure_retrieval
 from hf_clip_domain.evaluation.html_compare import comparison_page
-from hf_clip_domain.models.loading import load_model
+from hf_clip_domain.models.exported.loading import load_encoder
 from hf_clip_domain.page import save_page
 
 # The smallest p value is 2 / (replicates + 1), and Holm multiplies it by the number of comparisons.
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     sets = {text: _pairs(text, args.split) for text in args.datasets}
     measured: dict[str, dict[str, Any]] = {}
     for name in args.models:
-        model, processor = load_model(name)
+        model, processor = load_encoder(name)
         model.to(find_device())
         similarity = similarity_beside(name, model)
         measured[name] = {}

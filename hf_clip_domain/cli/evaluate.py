@@ -17,8 +17,8 @@ from hf_clip_domain.evaluation import EvaluationReport, RetrievalEvaluator, meas
 from hf_clip_domain.evaluation.gallery import Thumbnails, find_cases, to_json
 from hf_clip_domain.evaluation.html_report import write_html
 from hf_clip_domain.evaluation.resolutions import BUDGET, measure_resolutions
+from hf_clip_domain.models.exported.loading import load_encoder
 from hf_clip_domain.models.image_sizes import parse_sizes
-from hf_clip_domain.models.loading import load_model
 
 
 def add_parser(commands) -> None:
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     scores, embedded = {}, {}
     for role, name in (("before", args.before), ("after", args.model)):
         if name is not None:
-            model, processor = load_model(name)
+            model, processor = load_encoder(name)
             model.to(find_device())
             evaluator = RetrievalEvaluator(
                 splits[args.split],

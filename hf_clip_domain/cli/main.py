@@ -25,7 +25,9 @@ _COMMANDS = {
     "doctor": "Say whether this machine trains right; the text to put into a bug report.",
     "compare": "Several models on several datasets, and which differences are real.",
     "embed": "Embed a corpus of any size into Parquet files, on many processes.",
+    "export": "A model for ONNX Runtime or MLX, compared with the original.",
     "monitor": "Compare what a server was asked with what the model was adapted to.",
+    "push": "Publish a run's folder or an export on the Hub, in one commit.",
     "serve": "Answer requests over HTTP: embeddings, similarity, classes, search.",
 }
 EXIT_CODES = "exit status: 0 done, 1 failed with one line on standard error, 2 wrong usage"

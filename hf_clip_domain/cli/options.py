@@ -73,6 +73,8 @@ class RunOptions:
         for said_by_precision in ("bf16", "fp16"):
             settings.pop(said_by_precision, None)
         settings.pop("notify", None)  # often a secret
+        for name in [name for name in settings if name == "push_to_hub" or name.startswith("hub_")]:
+            settings.pop(name)  # where it was published, and with which token, is no part of how the model came about
         if self.smoke:
             settings["smoke"] = True
         command = "# accelerate launch recipes/finetune.py --config run.yaml\n"

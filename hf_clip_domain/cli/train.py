@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 
 from transformers import set_seed
 
+from hf_clip_domain.arguments import ClipTrainingArguments
 from hf_clip_domain.cli.assembly import build_trainer, load_parts, similarity_of
 from hf_clip_domain.cli.evaluation_sizes import add_picture_sizes
 from hf_clip_domain.cli.forgetting import RunScores, similarity_path, summary, tuned_checkpoint
@@ -24,6 +26,8 @@ from hf_clip_domain.models.adapters import is_adapted, save_adapted
 from hf_clip_domain.models.dual_encoder import loading_classes, loading_import
 from hf_clip_domain.models.merging import uniform_soup
 from hf_clip_domain.ops.drift.making import write_run_reference
+from hf_clip_domain.sharing.hub import push_folder, resolve_repo_id
+from hf_clip_domain.sharing.publication import Publication
 from hf_clip_domain.sharing.run_folder import REPORT_PAGE, write_run_folder
 from hf_clip_domain.training.canary import check_before_training
 from hf_clip_domain.training.loss_module import without_loss
@@ -53,6 +57,7 @@ def _run(options: RunOptions, news: RunNews) -> int:
         raise ClipDomainError(
             "--wise_ft makes a plain model, which --save_adapter adapter has no place for: give merged or both."
         )
+    repo_id = _destination(training, output_dir) if training.push_to_hub else None
     if not training.skip_device_check:
         check_before_training(training.device, training.precision)
     check_optimizer(training)
@@ -153,7 +158,39 @@ def _run(options: RunOptions, news: RunNews) -> int:
         say(f"with {loader}.from_pretrained({str(output_dir)!r}).")
     else:
         say(f"Saved to {output_dir}: load it with {loader}.from_pretrained({str(output_dir)!r}).")
+    if repo_id is not None and trainer.is_world_process_zero():
+        _publish(training, output_dir, repo_id, say)
     return 0
+
+
+def _destination(training: ClipTrainingArguments, output_dir: Path) -> str:
+    """The repository that --push_to_hub means. The folder is published once it is whole, card and report included, in
+    place of the Trainer's own pushes of half a folder."""
+    if training.hub_strategy not in ("end", "every_save"):
+        raise ClipDomainError(
+            f"--hub_strategy {training.hub_strategy.value}: checkpoints are not published (they hold optimizer states and "
+            "paths): leave it out. The finished folder is pushed once."
+        )
+    training.push_to_hub = False
+    return resolve_repo_id(training.hub_model_id, output_dir, training.hub_token)
+
+
+def _publish(training: ClipTrainingArguments, output_dir: Path, repo_id: str, say) -> None:
+    try:
+        url = push_folder(
+            Publication.of(output_dir),
+            repo_id,
+            private=training.hub_private_repo,
+            revision=training.hub_revision,
+            token=training.hub_token,
+            say=say,
+        )
+    except ClipDomainError as error:
+        raise ClipDomainError(
+            f"the model is trained and saved in {output_dir}; publishing it failed: {error} To publish it later: "
+            f"`hf-clip-domain push {shlex.quote(str(output_dir))} --repo_id {repo_id}`."
+        ) from error
+    say(f"Published: {url}")
 
 
 def _silent(*_) -> None:

@@ -67,6 +67,11 @@ def _check_folder(path: Path) -> None:
         raise ClipDomainError(f"{path} holds no model: config.json is missing.{hint}")
     index = path / "model.safetensors.index.json"
     weights = [found for pattern in _WEIGHTS for found in path.glob(pattern)]
+    if not weights and not index.is_file() and (path / "export.json").is_file():
+        raise ClipDomainError(
+            f"{path} is an export to embed with (ClipEmbedder.from_pretrained, evaluate); here the model it was made of is "
+            "needed, which its export.json names as source."
+        )
     if not weights and not index.is_file():
         raise ClipDomainError(
             f"{path} holds a configuration but no weights: model.safetensors is missing. Copy it there, or save the "
