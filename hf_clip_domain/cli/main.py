@@ -29,6 +29,7 @@ _COMMANDS = {
     "monitor": "Compare what a server was asked with what the model was adapted to.",
     "push": "Publish a run's folder or an export on the Hub, in one commit.",
     "serve": "Answer requests over HTTP: embeddings, similarity, classes, search.",
+    "track": "Send the tracking server what it missed of a run.",
 }
 EXIT_CODES = "exit status: 0 done, 1 failed with one line on standard error, 2 wrong usage"
 

@@ -172,6 +172,7 @@ def _domain_defaults(domain: Domain, chosen: dict[str, Any]) -> dict[str, Any]:
         "micro_batch_size": "auto",
         "precision": "auto",
         "live_page": True,
+        "report_to": "mlflow" if os.environ.get("MLFLOW_TRACKING_URI") else "none",
         "dataloader_pin_memory": torch.cuda.is_available(),
         "dataloader_num_workers": min(4, (os.cpu_count() or 1) // 2),
         **(_EVERY_FIFTH if chosen.get("streaming") else _EVERY_EPOCH),

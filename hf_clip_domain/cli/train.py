@@ -13,6 +13,7 @@ from hf_clip_domain.cli.assembly import build_trainer, load_parts, similarity_of
 from hf_clip_domain.cli.evaluation_sizes import add_picture_sizes
 from hf_clip_domain.cli.forgetting import RunScores, similarity_path, summary, tuned_checkpoint
 from hf_clip_domain.cli.options import RunOptions, parse_options
+from hf_clip_domain.cli.tracking import record_outcome, tracked
 from hf_clip_domain.cli.training_sizes import at_last_size
 from hf_clip_domain.cli.tune import tune, use_tuned_loss
 from hf_clip_domain.embedder import ClipEmbedder, similarity_beside
@@ -26,6 +27,7 @@ from hf_clip_domain.models.adapters import is_adapted, save_adapted
 from hf_clip_domain.models.dual_encoder import loading_classes, loading_import
 from hf_clip_domain.models.merging import uniform_soup
 from hf_clip_domain.ops.drift.making import write_run_reference
+from hf_clip_domain.ops.tracking import Tracker
 from hf_clip_domain.sharing.hub import push_folder, resolve_repo_id
 from hf_clip_domain.sharing.publication import Publication
 from hf_clip_domain.sharing.run_folder import REPORT_PAGE, write_run_folder
@@ -42,13 +44,13 @@ def run(argv: list[str]) -> int:
         ClipDomainError: input that cannot be used, in one sentence.
     """
     options = parse_options(argv)
-    with RunNews(options.training) as news:
-        return _run(options, news)
+    say = print if options.training.process_index == 0 else _silent
+    with RunNews(options.training) as news, tracked(options, say) as tracker:
+        return _run(options, news, tracker, say)
 
 
-def _run(options: RunOptions, news: RunNews) -> int:
+def _run(options: RunOptions, news: RunNews, tracker: Tracker | None, say) -> int:
     training, domain = options.training, options.domain
-    say = print if training.process_index == 0 else _silent
     output_dir = Path(training.output_dir)
     set_seed(training.seed)
 
@@ -65,7 +67,7 @@ def _run(options: RunOptions, news: RunNews) -> int:
     base = model, processor  # as it is used without training: at its own size
     model, processor = at_last_size(model, processor, pairs, options, say)
     if training.auto_tune_loss:
-        use_tuned_loss(tune(model, processor, pairs, options, say), training)
+        use_tuned_loss(tune(model, processor, pairs, options, say, tracker), training)
     loss = build_loss(training.loss, **(training.loss_settings or {}))
     base_similarity, similarity = similarity_beside(options.model.model_name_or_path, model), similarity_of(loss)
     scores = RunScores(options, processor, pairs)
@@ -78,6 +80,8 @@ def _run(options: RunOptions, news: RunNews) -> int:
     if scores.probe is not None:
         scores.probe.similarity = similarity
     trainer = build_trainer(model, processor, pairs, options, loss, probe=scores.probe, news=news)
+    if tracker is not None:
+        trainer.add_callback(tracker)
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
     model = trainer.accelerator.unwrap_model(trainer.model)
     adapted, form = is_adapted(model), options.adaptation.save_adapter
@@ -137,6 +141,8 @@ def _run(options: RunOptions, news: RunNews) -> int:
         with without_loss(model):
             embedder = ClipEmbedder(model, processor, domain=domain, similarity=similarity)
             write_run_reference(output_dir, embedder, pairs, dataset=options.data.dataset)
+    if tracker is not None:
+        record_outcome(tracker, output_dir, report, trainer.state.global_step)
     if training.world_size > 1:  # a process that ends while another still talks to it would take it down
         trainer.accelerator.wait_for_everyone()
         trainer.accelerator.end_training()

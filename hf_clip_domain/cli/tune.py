@@ -12,10 +12,12 @@ from hf_clip_domain._optional import require
 from hf_clip_domain.arguments import ClipTrainingArguments
 from hf_clip_domain.cli.assembly import build_trainer, load_parts
 from hf_clip_domain.cli.options import RunOptions, parse_options
+from hf_clip_domain.cli.tracking import tracked
 from hf_clip_domain.cli.training_sizes import at_last_size
 from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.evaluation.plots import plot_trials
 from hf_clip_domain.losses import build_loss
+from hf_clip_domain.ops.tracking import Tracker
 from hf_clip_domain.training.tuning import LossChoice, TrialResult, best_of, tune_loss
 
 BEST = "tuned.yaml"
@@ -30,16 +32,17 @@ def run(argv: list[str]) -> int:
     options = parse_options(argv)
     require("optuna", extra="tune")
     build_loss(options.training.loss, **(options.training.loss_settings or {}))
-    model, processor, pairs = load_parts(options, print)
-    model, processor = at_last_size(model, processor, pairs, options, print)
-    tune(model, processor, pairs, options, print)
+    with tracked(options, print) as tracker:
+        model, processor, pairs = load_parts(options, print)
+        model, processor = at_last_size(model, processor, pairs, options, print)
+        tune(model, processor, pairs, options, print, tracker)
     return 0
 
 
-def tune(model, processor, pairs: DatasetDict, options: RunOptions, say) -> LossChoice:
+def tune(model, processor, pairs: DatasetDict, options: RunOptions, say, tracker: Tracker | None = None) -> LossChoice:
     """Search on the validation split, tell the result, keep it in the output folder; the best choice.
 
-    Writes `tuning.db` (the study), `tuning.png` and `tuned.yaml`.
+    Writes `tuning.db` (the study), `tuning.png` and `tuned.yaml`; `tracker` is told of every trial.
 
     Raises:
         ClipDomainError: no validation split, or what `tune_loss` raises.
@@ -73,6 +76,9 @@ def tune(model, processor, pairs: DatasetDict, options: RunOptions, say) -> Loss
         identity=_identity(options),
     )
     best = best_of(results)
+    for result in results if tracker is not None else ():
+        scores = {"recall@10": result.score} if result.score is not None else {}
+        tracker.part(f"trial {result.number}", result.choice.to_config(), scores)
     plot_trials([(result.number, result.score) for result in results], folder / "tuning.png")
     command = "# accelerate launch recipes/finetune.py --config tuned.yaml --domain ... --dataset ...\n"
     text = command + yaml.safe_dump(best.choice.to_config(), sort_keys=False)

@@ -1,1 +1,1 @@
-"""What happens to a model after training: how its traffic is watched."""
+"""What happens to a model beside and after training: how runs are tracked, and how its traffic is watched."""

@@ -6,13 +6,10 @@ import subprocess
 import sys
 import textwrap
 
-import numpy as np
 import pytest
 import torch
 from huggingface_hub import ModelCard
-from PIL import Image
-from tokenizers import pre_tokenizers
-from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
+from transformers import CLIPModel
 
 from hf_clip_domain.arguments import DataArguments
 from hf_clip_domain.cli.forgetting import read_probe
@@ -23,12 +20,8 @@ from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.models.image_positions import at_image_size
 from hf_clip_domain.models.loading import load_model
 
-STEPS = "3"
 DATA = ["--domain", "scientific", "--precision", "fp32"]
-QUICK = ["--max_steps", STEPS, "--per_device_train_batch_size", "8"]
-QUICK += ["--micro_batch_size", "8", "--learning_rate", "1e-3", "--dataloader_num_workers", "0", "--monitor", "false"]
-QUICK += ["--save_strategy", "steps", "--save_steps", STEPS, "--eval_strategy", "steps", "--eval_steps", STEPS]
-CHECKPOINT = f"checkpoint-{STEPS}"
+CHECKPOINT = "checkpoint-3"
 
 
 def weights(folder):
@@ -43,44 +36,6 @@ def history(folder):
 def assert_between(found, base, tuned, alpha):
     for name in base:
         torch.testing.assert_close(found[name], torch.lerp(base[name], tuned[name], alpha), atol=1e-6, rtol=0)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    """A small real CLIP in a folder: 32 px pictures, a token a letter."""
-    folder = tmp_path_factory.mktemp("base")
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokens = letters + [letter + "</w>" for letter in letters] + ["<|startoftext|>", "<|endoftext|>"]
-    tokenizer = CLIPTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=[], model_max_length=24)
-    ends = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    text = {**size, **ends, "vocab_size": len(tokens), "max_position_embeddings": 24}
-    vision = {**size, "image_size": 32, "patch_size": 16}
-    torch.manual_seed(0)
-    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)).save_pretrained(folder)
-    images = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
-    CLIPProcessor(images, tokenizer).save_pretrained(folder)
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
-def sources(tmp_path_factory):
-    """Pictures of one colour each: 24 to train on, 20 to choose by, 20 to be scored; and 40 general ones."""
-    folder = tmp_path_factory.mktemp("pairs")
-    draw_shades(folder / "own", 64, "shade", ["train"] * 24 + ["validation"] * 20 + ["test"] * 20)
-    draw_shades(folder / "general", 40, "colour", ["validation"] * 20 + ["test"] * 20)
-    return ["--dataset", str(folder / "own"), "--probe_dataset", str(folder / "general")]
-
-
-@pytest.fixture(scope="module")
-def train(base, sources):
-    """The command on these, with the options and in the folder given."""
-
-    def command(out, *options):
-        started = ["train", "--model_name_or_path", base, *DATA, *sources, *QUICK, "--output_dir", str(out)]
-        return main([*started, *options])
-
-    return command
 
 
 @pytest.fixture(scope="module")
@@ -177,12 +132,12 @@ EVERY_RANK = textwrap.dedent(
 
 
 @pytest.mark.slow
-def test_two_processes_choose_the_same_merge_and_one_saves_it(tmp_path, base, sources):
+def test_two_processes_choose_the_same_merge_and_one_saves_it(tmp_path, base, quick):
     """What each process chose is written down beside the run; the choice itself is the command's own."""
     out, program = tmp_path / "run", tmp_path / "program.py"
     program.write_text(EVERY_RANK)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--"]
-    command += [str(program), str(tmp_path), "train", "--model_name_or_path", base, *DATA, *sources, *QUICK]
+    command += [str(program), str(tmp_path), "train", *quick]
     command += ["--use_cpu", "--wise_ft", "true", "--forgetting_budget", "10", "--output_dir", str(out)]
     finished = subprocess.run(
         command, capture_output=True, text=True, timeout=280, env={**os.environ, "OMP_NUM_THREADS": "1"}
@@ -243,8 +198,8 @@ def test_a_model_of_another_picture_size_is_merged_with_its_base_at_that_size(tm
     assert_between(merged.state_dict(), start, weights(tuned), alpha)
 
 
-def test_the_users_own_probe_is_limited_disjoint_and_always_the_same(tmp_path):
-    draw_shades(tmp_path / "pairs", 120, "shade")
+def test_the_users_own_probe_is_limited_disjoint_and_always_the_same(tmp_path, shades):
+    shades(tmp_path / "pairs", 120, "shade")
     data = DataArguments(probe_dataset=str(tmp_path / "pairs"), probe_rows=12)
     probe, again = (read_probe(data, load_domain("general"), 0, smoke=False) for _ in range(2))
     assert probe["validation"]["text"] == again["validation"]["text"]
@@ -252,22 +207,11 @@ def test_the_users_own_probe_is_limited_disjoint_and_always_the_same(tmp_path):
     assert not {text for (text,) in probe["validation"]["text"]} & {text for (text,) in probe["test"]["text"]}
 
 
-def test_a_probe_with_splits_is_judged_by_its_last(tmp_path):
-    draw_shades(tmp_path / "pairs", 20, "shade", ["train"] * 12 + ["test"] * 8)
+def test_a_probe_with_splits_is_judged_by_its_last(tmp_path, shades):
+    shades(tmp_path / "pairs", 20, "shade", ["train"] * 12 + ["test"] * 8)
     probe = read_probe(DataArguments(probe_dataset=str(tmp_path / "pairs")), load_domain("general"), 0, smoke=False)
     numbers = {name: {int(text.split()[1]) for (text,) in rows["text"]} for name, rows in probe.items()}
     assert numbers == {"validation": set(range(12)), "test": set(range(12, 20))}
-
-
-def draw_shades(folder, count, word, splits=None):
-    folder.mkdir()
-    colours = np.random.default_rng(0).integers(256, size=(count, 3))
-    for index, colour in enumerate(colours.tolist()):
-        Image.new("RGB", (32, 32), tuple(colour)).save(folder / f"{index}.png")
-    rows = [{"file_name": f"{index}.png", "text": f"{word} {index}"} for index in range(count)]
-    for row, split in zip(rows, splits or [], strict=False):
-        row["split"] = split
-    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
 
 
 def test_samples_do_not_probe_a_run_that_trains_on_them():
