@@ -32,7 +32,7 @@ def check_candidate(candidate: LoadedModel, current: LoadedModel | None) -> None
         if not (np.isfinite(together).all() and np.isfinite(alone).all()):
             raise ClipDomainError(f"{candidate.source}: {kind} embeddings of the canary batch are not finite.")
         scale = max(1e-6, float(np.abs(alone).max()))
-        if np.abs(together - alone).max() > (1e-3 if candidate.kernels.precision == "fp32" else 0.05) * scale:
+        if np.abs(together - alone).max() > (1e-3 if candidate.precision == "fp32" else 0.05) * scale:
             raise ClipDomainError(f"{candidate.source}: a {kind}'s embedding depends on its neighbours in the batch.")
     if current is not None and candidate.dimensions != current.dimensions:
         raise ClipDomainError(

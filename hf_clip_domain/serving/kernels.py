@@ -46,6 +46,8 @@ def choose_kernels(model: LoadedModel, settings: Settings) -> LoadedModel:
     Raises:
         ClipDomainError: a precision or compilation that was asked for does not work, or does not find the same.
     """
+    if model.export is not None:
+        return _exported(model, settings)
     kind = model.device.type
     wanted = candidate(describe(model.device))[0] if settings.precision == "auto" else settings.precision
     tries: list[tuple[str, bool, dict[str, Any]]] = []  # name, whether it was asked for, what it changes
@@ -76,6 +78,20 @@ def choose_kernels(model: LoadedModel, settings: Settings) -> LoadedModel:
         model.notes.append(f"{name}: {outcome}{'' if kept else '; not used'}")
     log.info("kernels chosen", extra={"kernels": str(model.kernels), "trials": model.notes})
     model.describe()  # computes once what requests ask for later
+    return model
+
+
+def _exported(model: LoadedModel, settings: Settings) -> LoadedModel:
+    """An export was compared with its original when it was written, and computes in one way alone."""
+    record = model.export.record
+    if settings.precision not in ("auto", "fp32") or settings.compile == "on":
+        raise ClipDomainError(
+            f"{model.source} is an export ({record.format}, {record.precision}), which --precision and --compile do not "
+            "change: leave them out, or export again with --quantize int8."
+        )
+    recall = record.check.get("retrieval_delta", float("nan"))
+    model.notes.append(f"{record.format}, {record.precision}: recall within {recall:.2f} points of {record.source}'s")
+    model.describe()
     return model
 
 

@@ -16,7 +16,20 @@ def command(model: Path) -> list[str] | None:
     if not program.exists():
         print(f"installing infinity-emb into {HOME} ...", flush=True)
         venv.create(HOME, with_pip=True, clear=True)
-        pip = [str(HOME / "bin" / "python"), "-m", "pip", "install", "--quiet", "infinity-emb[server,torch,vision]"]
+        pip = [
+            str(HOME / "bin" / "python"),
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "infinity-emb[server,torch,vision]==0.0.78",
+        ]
+        pip += [
+            "torch==2.8.0",
+            "transformers==4.57.6",
+            "typer==0.12.5",
+            "click==8.1.8",
+        ]  # of its time; later ones break it
         done = subprocess.run(pip, capture_output=True, text=True)
         if done.returncode:
             print(f"infinity-emb cannot be installed here: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import torch
@@ -31,3 +33,11 @@ def make_model(folder: Path, size: str) -> Path:
     CLIPModel(config).save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
+
+
+def export(folder: Path) -> Path:
+    """Its ONNX export, made as a user would."""
+    output = folder.with_name("onnx")
+    command = [sys.executable, "-m", "hf_clip_domain.cli.main", "export", str(folder), "--format", "onnx"]
+    subprocess.run([*command, "--output", str(output), "--rows", "32"], check=True, capture_output=True)
+    return output

@@ -1,13 +1,14 @@
 """A faster way of computing is taken only where it is faster and finds the same; what was asked for, or nothing."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
 
 from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.serving import kernels
-from hf_clip_domain.serving.canary import check_candidate
+from hf_clip_domain.serving.canary import check_candidate, draw_canary
 from hf_clip_domain.serving.kernels import Trial, agreement, choose_kernels
 from hf_clip_domain.serving.model import Kernels, LoadedModel
 from hf_clip_domain.serving.settings import Settings
@@ -76,3 +77,16 @@ def test_what_was_asked_for_must_be_right_and_may_be_slow(trials):
             trials([(1.0, 0), wrong], precision="bf16")
     with pytest.raises(ClipDomainError, match="compile was asked for"):
         trials([(1.0, 0), (None, 0)], precision="fp32", compile="on")
+
+
+@pytest.mark.integration
+@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler")
+def test_a_compiled_model_serves_what_the_plain_one_does(folder):
+    model = choose_kernels(LoadedModel.load(folder), Settings(compile="on"))
+    assert model.kernels.compiled and "compile: x" in model.notes[0]
+    plain = LoadedModel.load(folder)
+    for texts in (["a b"], ["c", "a longer text than that", "z"]):
+        ids = plain.token_ids(texts)
+        assert np.abs(model.encode_texts(ids) - plain.encode_texts(ids)).max() < 1e-5
+    pixels = [plain.pixels(draw_canary(seed)) for seed in range(3)]
+    assert np.abs(model.encode_images(pixels) - plain.encode_images(pixels)).max() < 1e-5

@@ -32,6 +32,11 @@ class ExportedModel(nn.Module):
             self.logit_bias = nn.Parameter(torch.tensor(record.logit_bias), requires_grad=False)
         self.eval()
 
+    @property
+    def weight_files(self) -> list[Path]:
+        """What makes it another model than one of the same configuration."""
+        return [self.folder / name for name in sorted(self.record.files)]
+
     def _apply(self, function, recurse=True):
         return self
 
