@@ -24,16 +24,20 @@ def run(model: Path, files: list[str], seconds: float) -> int:
     embeds = [embedder.embed_texts(texts, progress=False), embedder.embed_images(files, progress=False)]
     np.savez(expected, embeds=np.concatenate([side.numpy() for side in embeds]))
     plan = {"kind": "mixed", "texts": texts, "files": files, "expected": str(expected), "clients": 32}
-    # A small cache: embeddings come from it and from the model, by turns.
+    # A cache for a part of what is asked: embeddings come from it and from the model, by turns.
     with (
-        server(ours(model, "--cache", "1", "--queue", "256")) as (port, process),
+        server(ours(model, "--cache", "0.1", "--queue", "256")) as (port, process),
         memory_of(process) as memory,
         loading(port, seconds=seconds, **plan) as result,
     ):
-        swaps = []
+        # In the first half, so that the second shows whether requests alone make the memory grow.
+        swaps, sizes = [], []
         for _ in range(SWAPS):
-            time.sleep(seconds / (SWAPS + 1))
+            time.sleep(seconds / (2 * SWAPS + 2))
+            sizes.append(process.memory_info().rss)
             swaps.append(post(port, "/admin/reload"))
+        time.sleep(seconds / (2 * SWAPS + 2))
+        sizes.append(process.memory_info().rss)
         alive = process.is_running()
     alive = alive and "connections lost" not in result["counts"]
     statuses = {int(status): count for status, count in result["statuses"].items()}
@@ -43,6 +47,7 @@ def run(model: Path, files: list[str], seconds: float) -> int:
     print(f"{counts.get('compared', 0):,} embeddings compared, largest difference {result['largest_error']:.1e}")
     print(f"{counts.get('bad refused', 0):,} of {counts.get('bad sent', 0):,} bad requests refused")
     print(f"{counts.get('left', 0):,} clients hung up; model swaps answered {swaps}; {_memory(memory)}")
+    print("memory before the first swap and after each: " + ", ".join(f"{size / 2**20:.0f}" for size in sizes) + " MiB")
     right = not failed and result["largest_error"] <= TOLERANCE and counts.get("compared", 0) > 0
     right = right and counts.get("bad refused", 0) == counts.get("bad sent", 0) and swaps == [200] * SWAPS and alive
     print("every answer was right" if right else f"WRONG: failed {failed}, alive {alive}, {counts}")
