@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 
 from hf_clip_domain.errors import ClipDomainError
+from hf_clip_domain.memory import release_free_blocks
 from hf_clip_domain.serving.canary import check_candidate
 from hf_clip_domain.serving.gallery import Gallery
 from hf_clip_domain.serving.metrics import Metrics
@@ -52,6 +53,7 @@ class Models:
                 log.error("reload refused", extra={"why": str(error)})
                 raise
             await self._swap(candidate)
+            await asyncio.to_thread(release_free_blocks)  # of the model before the one before
             self._metrics.reloads.labels(outcome="swapped").inc()
             return candidate
 
