@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from hf_clip_domain._optional import require
 from hf_clip_domain.errors import ClipDomainError
 
 _URI = re.compile(r"models:/(?P<name>[^@/]+)(?:@(?P<alias>[^@/]+)|/(?P<version>\d+))")
+
+# Where a version made by `hf-clip-domain register` holds the run's folder; one that was logged otherwise is a folder
+# with a model by itself.
+REGISTERED_FOLDER = Path("artifacts/model")
 
 
 @dataclass(frozen=True)
@@ -72,4 +77,5 @@ def resolve(name: str) -> Source:
         folder = mlflow.artifacts.download_artifacts(artifact_uri=f"models:/{model}/{version}")
     except Exception as error:
         raise ClipDomainError(f"{name}: version {version} cannot be fetched: {' '.join(str(error).split())}") from error
-    return Source(folder, version)
+    inside = Path(folder) / REGISTERED_FOLDER
+    return Source(str(inside) if inside.is_dir() else folder, version)
