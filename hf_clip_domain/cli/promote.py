@@ -23,10 +23,9 @@ from hf_clip_domain.ops.gate import (
 )
 from hf_clip_domain.ops.promotion import (
     CHAMPION,
-    DECISION_TAG,
+    LEFT_TAG,
     PROMOTED,
     RECORD_TAG,
-    ROLLED_BACK,
     Decision,
     champion,
     move_champion,
@@ -98,9 +97,10 @@ def _candidate(name: str, text: str) -> tuple[Version | None, str]:
 
 def _standing(version: Version | None) -> list[Check]:
     """A version that people went back from is not put there again by a machine."""
-    if version is None or version.tags.get(DECISION_TAG) != ROLLED_BACK:
+    if version is None or LEFT_TAG not in version.tags:
         return []
-    told = f"was rolled back; `hf-clip-domain rollback {version.name} --to {version.number}` makes it champion again"
+    back = f"`hf-clip-domain rollback {version.name} --to {version.number}` makes it champion again"
+    told = f"was rolled back {version.tags[LEFT_TAG]}; {back}"
     return [Check("standing", False, told)]
 
 

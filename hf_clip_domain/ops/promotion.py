@@ -20,6 +20,7 @@ from hf_clip_domain.ops.registry import Version, check_name, find, registry_clie
 CHAMPION = "champion"
 PREVIOUS_TAG = "champion.previous"
 DECISION_TAG, TIME_TAG, RECORD_TAG = "promotion.decision", "promotion.time", "promotion.record"
+SINCE_TAG, LEFT_TAG = "champion.since", "champion.rolled_back"  # of a version: became it; was gone back from
 PROMOTED, REFUSED, ROLLED_BACK = "promoted", "refused", "rolled back"
 
 
@@ -93,6 +94,7 @@ def move_champion(version: Version, incumbent: Version | None) -> None:
         raise ClipDomainError(
             f"{version.name} has another champion than when the comparison began: promote again, against that one."
         )
+    _tag(version, {SINCE_TAG: now()})
     with registry_client() as client:
         if incumbent is not None:
             client.set_registered_model_tag(version.name, PREVIOUS_TAG, incumbent.number)
@@ -125,7 +127,7 @@ def find_return(name: str, to: str | None = None) -> tuple[Version, Version]:
     target = find(name, number=number)
     if target is None:
         raise ClipDomainError(f"{name} has no version {number}.")
-    if target.tags.get(DECISION_TAG) not in (PROMOTED, ROLLED_BACK):
+    if SINCE_TAG not in target.tags:
         raise ClipDomainError(f"version {number} of {name} has never been its {CHAMPION}: promote it.")
     return current, target
 
@@ -136,10 +138,11 @@ def roll_back(current: Version, target: Version) -> None:
     Raises:
         ClipDomainError: the registry refuses.
     """
-    told = {DECISION_TAG: ROLLED_BACK, TIME_TAG: now(), "promotion.rolled_back_to": target.number}
-    _tag(current, told)
-    _tag(target, {DECISION_TAG: PROMOTED, TIME_TAG: now(), "promotion.rolled_back_from": current.number})
+    _tag(current, {LEFT_TAG: f"{now()} to version {target.number}"})
+    _tag(target, {SINCE_TAG: now()})
     with registry_client() as client:
+        if LEFT_TAG in target.tags:
+            client.delete_model_version_tag(target.name, target.number, LEFT_TAG)
         client.set_registered_model_tag(target.name, PREVIOUS_TAG, target.number)
         client.set_registered_model_alias(target.name, CHAMPION, target.number)
 

@@ -8,6 +8,7 @@ import pytest
 
 from hf_clip_domain.cli.main import main
 from hf_clip_domain.cli.promote import REFUSED_STATUS
+from hf_clip_domain.evaluation.measurement import Measurement
 from hf_clip_domain.ops import gate
 from hf_clip_domain.ops.promotion import champion, previous
 from hf_clip_domain.ops.registry import find, register
@@ -71,13 +72,15 @@ def test_the_champion_moves_to_better_models_and_back(store, promote, family, tm
 
     assert main(["rollback", name, "--dry_run"]) == 0 and state(store, name) == before
     assert main(["rollback", name, "--output", str(tmp_path / "back.json")]) == 0
-    assert champion(name).number == "1" and find(name, number="2").tags["promotion.decision"] == "rolled back"
+    assert champion(name).number == "1" and "to version 1" in find(name, number="2").tags["champion.rolled_back"]
     assert json.loads((tmp_path / "back.json").read_text())["decision"] == "rolled back"
     before = state(store, name)
     assert main(["rollback", name]) == 0 and state(store, name) == before  # nowhere to go
-    assert promote(name, "2") == REFUSED_STATUS and champion(name).number == "1"
-    assert "was rolled back" in capsys.readouterr().out
+    for _ in range(2):
+        assert promote(name, "2") == REFUSED_STATUS and champion(name).number == "1"
+        assert "was rolled back" in capsys.readouterr().out
     assert main(["rollback", name, "--to", "2"]) == 0 and champion(name).number == "2"
+    assert "champion.rolled_back" not in find(name, number="2").tags
 
 
 def test_a_worse_or_forgetful_model_is_refused(store, promote, family, tmp_path, capsys):
@@ -112,15 +115,18 @@ def test_a_dry_run_changes_nothing(store, promote, family, capsys):
     assert "would be refused" in capsys.readouterr().out
 
 
-def test_a_model_that_loses_at_the_size_at_which_it_is_served_is_refused(store, promote, family, tmp_path):
-    options = ["--resolution", "16", "--output", str(tmp_path)]
-    assert promote("sizes", family["second"], *options) == REFUSED_STATUS
+def test_models_are_measured_at_the_size_at_which_they_are_served(store, promote, family, tmp_path):
+    assert promote("sizes", family["second"], "--dry_run", "--resolution", "16", "--output", str(tmp_path)) == 0
     checks = {check["name"]: check for check in json.loads((tmp_path / "promotion.json").read_text())["checks"]}
-    assert checks["resolution"]["passed"] is False and checks["resolution"]["figures"]["resolution"] == 16
-    assert checks["resolution"]["figures"]["lost_points"] > 1
-    promote("sizes", "1", *options, "--accuracy_budget", "100")
-    checks = {check["name"]: check for check in json.loads((tmp_path / "promotion.json").read_text())["checks"]}
-    assert checks["resolution"]["passed"] is True
+    found = checks["resolution"]["figures"]
+    assert (found["resolution"], found["own"], found["budget"]) == (16, 32, 1.0)
+
+    def recall(value):
+        return Measurement({f"{way}/recall@10": value for way in ("image_to_text", "text_to_image")})
+
+    fallen = gate.Measured(32, 16, recall(0.90), recall(0.92), {})
+    assert gate.check_resolution(fallen, 2.0).passed and not gate.check_resolution(fallen, 1.9).passed
+    assert gate.check_resolution(gate.Measured(32, 32, recall(0.9), recall(0.9), {}), 0.0).passed
 
 
 def test_the_champion_that_was_compared_must_still_be_it(store, promote, family, monkeypatch, capsys):
