@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from hf_clip_domain.cli.assembly import read_pairs
 from hf_clip_domain.cli.forgetting import read_probe
@@ -54,7 +55,12 @@ def run(argv: list[str]) -> int:
     """
     args, rest = _parse(argv)
     check_name(args.name)
-    version, folder = _candidate(args.name, args.candidate)
+    with TemporaryDirectory(prefix="hf-clip-domain-") as scratch:  # for what the registry holds
+        return _run(args, rest, scratch)
+
+
+def _run(args: argparse.Namespace, rest: list[str], scratch: str) -> int:
+    version, folder = _candidate(args.name, args.candidate, scratch)
     incumbent = champion(args.name)
     options = _options(folder, args, rest)
     if version is None and not args.dry_run:
@@ -65,7 +71,7 @@ def run(argv: list[str]) -> int:
         if args.output and RECORD_TAG in incumbent.tags:
             _write(incumbent.tags[RECORD_TAG] + "\n", args.output)
         return 0
-    checks = _standing(version) or _checks(args, options, folder, incumbent)
+    checks = _standing(version) or _checks(args, options, folder, incumbent, scratch)
     decision = Decision.of(
         args.name,
         number,
@@ -83,7 +89,7 @@ def run(argv: list[str]) -> int:
     return 0 if decision.decision == PROMOTED else REFUSED_STATUS
 
 
-def _candidate(name: str, text: str) -> tuple[Version | None, str]:
+def _candidate(name: str, text: str, scratch: str) -> tuple[Version | None, str]:
     """The version (`None` for a folder that is not registered), and the folder of the model."""
     if Path(text).is_dir():
         return find(name, content=content_hash(Publication.of(text))), text
@@ -92,7 +98,7 @@ def _candidate(name: str, text: str) -> tuple[Version | None, str]:
     version = find(name, number=text)
     if version is None:
         raise ClipDomainError(f"--candidate {text}: {name} has no such version; `register` makes one of a folder.")
-    return version, resolve(version.uri).path
+    return version, resolve(version.uri, scratch).path
 
 
 def _standing(version: Version | None) -> list[Check]:
@@ -104,7 +110,9 @@ def _standing(version: Version | None) -> list[Check]:
     return [Check("standing", False, told)]
 
 
-def _checks(args: argparse.Namespace, options: RunOptions, folder: str, incumbent: Version | None) -> list[Check]:
+def _checks(
+    args: argparse.Namespace, options: RunOptions, folder: str, incumbent: Version | None, scratch: str
+) -> list[Check]:
     """Every condition, each from the same measurements."""
     base = args.base or _base_of(folder)
     pairs = read_pairs(options.data, options.domain, None, options.training.seed, smoke=options.smoke)["test"]
@@ -120,13 +128,13 @@ def _checks(args: argparse.Namespace, options: RunOptions, folder: str, incumben
     candidate = measure_model(folder, course)
     check_metric(args.metric, candidate)
     try:
-        at_base = measure_model(resolve(base).path, course)
+        at_base = measure_model(resolve(base, scratch).path, course)
     except ClipDomainError as error:
         raise ClipDomainError(f"the base model {base} cannot be measured; --base names another. {error}") from error
     against, before = f"the base model {base} (there is no champion yet)", at_base
     if incumbent is not None:
         against = f"version {incumbent.number}"
-        before = measure_model(resolve(incumbent.uri).path, course)
+        before = measure_model(resolve(incumbent.uri, scratch).path, course)
     return [
         check_target(candidate, before, args.metric, against),
         check_forgetting(candidate, at_base, options.training.forgetting_budget, base),
@@ -204,7 +212,8 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "--base",
         metavar="MODEL",
-        help="Of which forgetting is measured, and the first champion. Default: what the candidate was adapted from.",
+        help="Of which forgetting is measured, and the stand-in for a first champion; models:/NAME/VERSION, too. Default: what "
+        "the candidate was adapted from.",
     )
     parser.add_argument(
         "--export",

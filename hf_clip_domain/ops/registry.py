@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 from hf_clip_domain import __version__
-from hf_clip_domain._optional import require
 from hf_clip_domain.embedder import ClipEmbedder, image_settings
 from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.evaluation import EvaluationReport
@@ -36,7 +35,7 @@ from hf_clip_domain.ops.tracking.record import without_secrets
 from hf_clip_domain.ops.tracking.store import safe_key
 from hf_clip_domain.ops.tracking.tracker import EXPERIMENT, FOLDER
 from hf_clip_domain.serving.canary import draw_canary
-from hf_clip_domain.serving.registry import REGISTERED_FOLDER
+from hf_clip_domain.serving.registry import REGISTERED_FOLDER, require_mlflow
 from hf_clip_domain.sharing.publication import Publication
 
 CONTENT_TAG = "content_sha256"
@@ -73,9 +72,7 @@ def registry_client() -> Iterator[Any]:
     Raises:
         ClipDomainError: MLflow is not installed, or the registry does not answer or refuses.
     """
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # its own 7 take minutes
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    mlflow = require("mlflow", extra="mlflow")
+    mlflow = require_mlflow()
     try:
         yield mlflow.MlflowClient()
     except ClipDomainError:
@@ -134,7 +131,7 @@ def find(
     Raises:
         ClipDomainError: the registry cannot be asked.
     """
-    mlflow = require("mlflow", extra="mlflow")
+    mlflow = require_mlflow()
     with registry_client() as client:
         if content is not None:
             same = client.search_model_versions(f"name = '{name}' and tags.{CONTENT_TAG} = '{content}'")

@@ -14,6 +14,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from mlflow import MlflowClient
 from PIL import Image
 from tokenizers import pre_tokenizers
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTokenizer
@@ -69,6 +70,23 @@ def server(tmp_path_factory):
         yield server.start()
     finally:
         server.kill()
+
+
+@pytest.fixture(scope="session")
+def store_folder(tmp_path_factory):
+    """Of a store and registry in a file, made once, since MLflow builds its tables first."""
+    folder = tmp_path_factory.mktemp("store")
+    MlflowClient(f"sqlite:///{folder / 'mlflow.db'}").search_registered_models()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def store(store_folder):
+    """A client of that store, which is this machine's for the commands."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store_folder / 'mlflow.db'}")
+        patch.chdir(store_folder)
+        yield MlflowClient()
 
 
 @pytest.fixture(scope="session")

@@ -27,23 +27,20 @@ def track(folder, name, domain, settings, score, retained):
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("several")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
-        patch.chdir(folder)
-        track(folder, "low", "medical", {"learning_rate": 1e-5}, 0.5, 0.99)
-        track(folder, "high", "medical", {"learning_rate": 1e-3}, 0.8, 0.7)
-        track(folder, "poor", "medical", {"learning_rate": 1e-2}, 0.45, 0.6)
-        track(folder, "<b>alone</b>", "industrial", {"loss": "siglip"}, 0.6, None)
-        with pytest.raises(ValueError), Tracker(folder / "failed", "failed", experiment="several") as tracker:
-            tracker.metrics({f"after/{METRIC}": 1.0})
-            raise ValueError
-        yield folder
+def folder(store, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    track(folder, "low", "medical", {"learning_rate": 1e-5}, 0.5, 0.99)
+    track(folder, "high", "medical", {"learning_rate": 1e-3}, 0.8, 0.7)
+    track(folder, "poor", "medical", {"learning_rate": 1e-2}, 0.45, 0.6)
+    track(folder, "<b>alone", "industrial", {"loss": "siglip"}, 0.6, None)
+    with pytest.raises(ValueError), Tracker(folder / "failed", "failed", experiment="several") as tracker:
+        tracker.metrics({f"after/{METRIC}": 1.0})
+        raise ValueError
+    return folder
 
 
-def test_runs_are_compared_with_those_on_the_same_data(store, capsys):
-    json_file, page_file = store / "runs.json", store / "runs.html"
+def test_runs_are_compared_with_those_on_the_same_data(folder, capsys):
+    json_file, page_file = folder / "runs.json", folder / "runs.html"
     assert main(["compare", "--experiment", "several", "--output", str(json_file), "--html", str(page_file)]) == 0
     industrial, medical = json.loads(json_file.read_text())["groups"]
     assert (industrial["domain"], medical["domain"]) == ("industrial", "medical")
@@ -70,6 +67,6 @@ def test_runs_are_compared_with_those_on_the_same_data(store, capsys):
         (["starter"], "--datasets"),
     ],
 )
-def test_what_cannot_be_compared_says_why(store, arguments, told, capsys):
+def test_what_cannot_be_compared_says_why(folder, arguments, told, capsys):
     assert main(["compare", *arguments]) == 1
     assert told in capsys.readouterr().err

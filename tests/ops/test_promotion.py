@@ -3,27 +3,19 @@
 import json
 import shutil
 
-import mlflow
 import pytest
+import torch
 
 from hf_clip_domain.cli.main import main
 from hf_clip_domain.cli.promote import REFUSED_STATUS
+from hf_clip_domain.data.loading import load_pairs
 from hf_clip_domain.evaluation.measurement import Measurement
 from hf_clip_domain.ops import gate
 from hf_clip_domain.ops.promotion import champion, previous
 from hf_clip_domain.ops.registry import find, register
+from hf_clip_domain.sharing.export import exporter
 
 METRIC = ["--metric", "text_to_image/recall@1"]
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    """A registry in a file; made once, since MLflow builds its tables first."""
-    folder = tmp_path_factory.mktemp("registry")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
-        patch.chdir(folder)
-        yield mlflow.MlflowClient()
 
 
 @pytest.fixture
@@ -145,9 +137,6 @@ def test_the_champion_that_was_compared_must_still_be_it(store, promote, family,
 
 @pytest.mark.slow
 def test_an_export_must_embed_alike(family, monkeypatch, tmp_path):
-    from hf_clip_domain.data.loading import load_pairs
-    from hf_clip_domain.sharing.export import exporter
-
     pairs = load_pairs(f"{family['base']}/../own", progress=False)["test"]
     good = gate.check_export(family["first"], pairs, "onnx")
     assert good.passed and good.figures["difference"] < 1e-4
@@ -155,13 +144,11 @@ def test_an_export_must_embed_alike(family, monkeypatch, tmp_path):
 
     def broken(folder, record):
         model = reload(folder, record)
-        monkeypatch.setattr(
-            model, "get_image_features", lambda pixel_values: -type(model).get_image_features(model, pixel_values)
-        )
+        torch.nn.init.normal_(model.visual_projection.weight)
         return model
 
     monkeypatch.setattr(exporter, "_reload", broken)
-    bad = gate.check_export(family["first"], pairs, "onnx")
+    bad = gate.check_export(family["first"], pairs, "safetensors")  # judged alike, and written in no time
     assert bad.passed is False and "not as good as the original" in bad.told
     monkeypatch.setitem(gate.PACKAGES, "onnx", ("a_package_that_nobody_has",))
     missing = gate.check_export(family["first"], pairs, "onnx")

@@ -27,16 +27,6 @@ TEXTS = ["shade 30", "a much longer text than the model reads"]
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    """A registry in a file."""
-    folder = tmp_path_factory.mktemp("registry")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
-        patch.chdir(folder)
-        yield folder
-
-
-@pytest.fixture(scope="module")
 def version(store, family):
     found, new = register(family["first"], "shades")
     assert new
@@ -110,6 +100,13 @@ def test_a_model_is_registered_once_and_by_the_run_that_made_it(store, version, 
     found, new = register(copy, "of a tracked run")
     assert new and mlflow.MlflowClient().get_run(found.run_id).info.run_name == "the run"
     assert not list(Path(resolve(found.uri).path).rglob("*.pt"))
+
+
+def test_a_server_keeps_the_files_of_two_versions(version, family):
+    for folder in ("second", "forgetful"):
+        register(family[folder], "shades")
+    folders = [Path(resolve(f"models:/shades/{number}").path) for number in (1, 2, 3)]
+    assert [folder.is_dir() for folder in folders] == [False, True, True]
 
 
 def test_what_is_no_whole_model_is_refused(store, tmp_path, family, capsys):
