@@ -44,7 +44,12 @@ class Server:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                env={**os.environ, "MLFLOW_TRACKING_URI": "", "PYTHONPATH": ""},
+                env={
+                    **os.environ,
+                    "MLFLOW_TRACKING_URI": "",
+                    "PYTHONPATH": "",
+                    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # seven processes that nothing here needs
+                },
             )
         for _ in range(240):
             if self.process.poll() is not None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
 import mlflow
@@ -156,7 +157,8 @@ def test_mlflow_itself_serves_a_registered_model(server, family, shades, tmp_pat
             stdout=log,
             stderr=log,
             start_new_session=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            # It starts `uvicorn` by name.
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
             cwd=tmp_path,
         )
     try:
@@ -175,7 +177,8 @@ def test_mlflow_itself_serves_a_registered_model(server, family, shades, tmp_pat
         with urllib.request.urlopen(request, timeout=30) as answer:
             found = [row["similarity"] for row in json.load(answer)["predictions"]]
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     offline = ClipEmbedder.from_pretrained(family["first"])
     np.testing.assert_allclose(found, offline.similarity(shades[:2], TEXTS).diagonal(), atol=1e-4)
