@@ -13,6 +13,7 @@ from typing import Any
 
 from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.evaluation import EvaluationReport
+from hf_clip_domain.evaluation.compare import is_share
 from hf_clip_domain.evaluation.forgetting import RETAINED
 from hf_clip_domain.evaluation.report import without_nan
 from hf_clip_domain.ops.registry import registry_client
@@ -21,6 +22,7 @@ from hf_clip_domain.ops.tracking.store import PARENT_TAG, safe_key
 REPORT = "evaluation.json"
 # Settings that say where a run was kept and how it was told of, not what it did.
 _PLACES = ("output_dir", "run_name", "logging", "report_to", "notify", "disable_tqdm", "hub_", "push_to_hub")
+_LESS_IS_BETTER = ("_rank", "/ece", "/lost_points")
 
 
 @dataclass(frozen=True)
@@ -93,21 +95,20 @@ class Experiment:
             width = max(len(run.name) for run in group.runs) + 2
             lines += ["", f"{group.title}:"]
             for place, run in enumerate(group.runs):
-                marks = ", ".join(
-                    ["best"] * (place == 0 and len(group.runs) > 1) + ["Pareto"] * (run.run_id in group.pareto)
-                )
-                lines.append(f"  {run.name:{width}}{shown(run.score, run.interval):28}{kept(run.retained):18}{marks}")
+                marks = ["best"] * (place == 0 and len(group.runs) > 1) + ["Pareto"] * (run.run_id in group.pareto)
+                score = shown(run.score, run.interval, metric=self.metric)
+                lines.append(f"  {run.name:{width}}{score:28}{kept(run.retained):18}{', '.join(marks)}")
                 if group.differing:
                     lines.append("    " + ", ".join(f"{name}={run.params.get(name, '-')}" for name in group.differing))
         return "\n".join(lines)
 
 
-def shown(value: float, interval: list[float] | None = None) -> str:
-    """A share in percent, with its interval; `-` for what was not measured."""
+def shown(value: float, interval: list[float] | None = None, *, metric: str = RETAINED) -> str:
+    """A score with its interval, in percent where the metric is a share; `-` for what was not measured."""
     if not math.isfinite(value):
         return "-"
-    ends = f" [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]" if interval else ""
-    return f"{100 * value:.1f}{ends}"
+    numbers = [f"{100 * one:.1f}" if is_share(metric) else f"{one:.3f}" for one in (value, *(interval or ()))]
+    return numbers[0] + (f" [{', '.join(numbers[1:])}]" if interval else "")
 
 
 def kept(value: float) -> str:
@@ -119,8 +120,10 @@ def read_experiment(name: str, metric: str) -> Experiment:
     """The finished runs of an experiment of `MLFLOW_TRACKING_URI` that have the metric; trials are not among them.
 
     Raises:
-        ClipDomainError: no such experiment, no run with that metric, or the server does not answer.
+        ClipDomainError: no such experiment, no run with that metric, one of which less is better, or the server does not answer.
     """
+    if metric.endswith(_LESS_IS_BETTER):
+        raise ClipDomainError(f"--metric {metric}: runs are ordered by one of which more is better, such as mrr.")
     with registry_client() as client:
         experiment = client.get_experiment_by_name(name)
         if experiment is None:

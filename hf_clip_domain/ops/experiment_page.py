@@ -6,6 +6,7 @@ import math
 from html import escape
 
 from hf_clip_domain.charts import axes, scale, ticks
+from hf_clip_domain.evaluation.compare import is_share
 from hf_clip_domain.evaluation.html_style import STYLE
 from hf_clip_domain.ops.experiment import Experiment, Group, Run, shown
 from hf_clip_domain.page import whole_page
@@ -17,9 +18,10 @@ def experiment_page(found: Experiment) -> str:
     """The page."""
     sections = "".join(_section(group, found.metric) for group in found.groups)
     runs = sum(len(group.runs) for group in found.groups)
+    metric = escape(found.metric) + (" (%)" if is_share(found.metric) else "")
     body = (
-        f"<header><h1>Runs of {escape(found.name)}</h1><p>{runs} finished runs by {escape(found.metric)} (%), with 95% "
-        f"intervals; those on the same data may be compared.</p></header><main>{sections}</main>"
+        f"<header><h1>Runs of {escape(found.name)}</h1><p>{runs} finished runs by {metric}, with 95% intervals; those on "
+        f"the same data may be compared.</p></header><main>{sections}</main>"
     )
     return whole_page(f"Runs of {found.name}", body, style=STYLE)
 
@@ -30,8 +32,8 @@ def _section(group: Group, metric: str) -> str:
     rows = []
     for place, run in enumerate(group.runs):
         best = ' class="chosen"' if place == 0 and len(group.runs) > 1 else ""
-        ends = shown(run.score, run.interval).partition(" ")[2]
-        cells = [f"{shown(run.score)}<small>{escape(ends)}</small>", shown(run.base), shown(run.retained)]
+        score, _, ends = shown(run.score, run.interval, metric=metric).partition(" ")
+        cells = [f"{score}<small>{escape(ends)}</small>", shown(run.base, metric=metric), shown(run.retained)]
         cells += [escape(run.params.get(name, "-")) for name in group.differing]
         mark = "<small>Pareto</small>" if run.run_id in group.pareto else ""
         data = "".join(f"<td>{cell}</td>" for cell in cells)
@@ -53,7 +55,8 @@ def _chart(group: Group, metric: str) -> str:
     y_ticks = ticks(min(run.score for run in runs), max(run.score for run in runs))
     x_at = scale(x_ticks[0], x_ticks[-1], _LEFT, _WIDTH - 20)
     y_at = scale(y_ticks[0], y_ticks[-1], _HEIGHT - _BOTTOM, 14)
-    marks = list(axes(y_ticks, y_at, lambda value: f"{100 * value:.3g}%"))
+    share = is_share(metric)
+    marks = list(axes(y_ticks, y_at, lambda value: f"{100 * value:.3g}%" if share else f"{value:.3g}"))
     for value in x_ticks:
         marks.append(f'<text x="{x_at(value):.1f}" y="{_HEIGHT - 20}" text-anchor="middle">{100 * value:.3g}%</text>')
     front = sorted((run for run in runs if run.run_id in group.pareto), key=lambda run: run.retained)

@@ -41,6 +41,8 @@ from hf_clip_domain.sharing.publication import Publication
 CONTENT_TAG = "content_sha256"
 # What is told about a model: it may differ where the model is the same.
 _ABOUT = (".md", ".html", ".png", "evaluation.json", "run.yaml", "wise_ft.json", "LICENSE", "NOTICE")
+# Of a report's figures those that do not judge the model by themselves; the report goes with the model.
+_BESIDE = re.compile(r"(^|/)(chance|candidates|queries|classes|rows|triplets|within_label|across_label)")
 _CODE = Path(__file__).with_name("pyfunc_model.py")
 _NAME = re.compile(r"[\w\-. ]+")
 
@@ -173,8 +175,10 @@ def describe_model(folder: Path) -> dict[str, str]:
     if (folder / "evaluation.json").is_file():
         report = EvaluationReport.load(folder)
         tags |= {"base_model": report.base_model, "dataset": report.dataset}
-        finite = {name: value for name, value in report.after.items() if math.isfinite(value)}
-        tags |= {f"metric.{safe_key(name)}": f"{value:.6g}" for name, value in finite.items()}
+        told = {
+            name: value for name, value in report.after.items() if math.isfinite(value) and not _BESIDE.search(name)
+        }
+        tags |= {f"metric.{safe_key(name)}": f"{value:.6g}" for name, value in told.items()}
     return {name: value for name, value in tags.items() if value}
 
 

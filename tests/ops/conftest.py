@@ -113,7 +113,9 @@ def family(tmp_path_factory):
         model.save_pretrained(folder / name)
         processor.save_pretrained(folder / name)
         domain.save(folder / name)
-        report = EvaluationReport({}, {"text_to_image/recall@10": 0.5}, domain="scientific", dataset="shades")
+        report = EvaluationReport(
+            {}, {"text_to_image/recall@10": 0.5, "candidates": 24.0}, domain="scientific", dataset="shades"
+        )
         replace(report, base_model=str(folder / "base")).save(folder / name)
         (folder / name / "run.yaml").write_text(json.dumps(settings))
         (folder / name / "README.md").write_text("# A card\n")

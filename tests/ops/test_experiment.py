@@ -63,6 +63,7 @@ def test_runs_are_compared_with_those_on_the_same_data(folder, capsys):
     [
         (["--experiment", "nowhere"], "has none of that name"),
         (["--experiment", "several", "--metric", "speed"], "text_to_image/recall_at_10"),
+        (["--experiment", "several", "--metric", "text_to_image/mean_rank"], "of which more is better"),
         (["--experiment", "several", "starter"], "leave out models"),
         (["starter"], "--datasets"),
     ],

@@ -75,6 +75,7 @@ def test_a_version_is_told_by_its_tags_and_files(version, family):
     tags = version.tags
     assert tags["domain"] == "scientific" and tags["base_model"] == family["base"] and tags["similarity"] == "cosine"
     assert (tags["resolution"], tags["text_length"], tags["modalities"]) == ("32", "16", "image,text")
+    assert [name for name in tags if "metric" in name] == ["metric.text_to_image/recall_at_10"]
     assert tags["metric.text_to_image/recall_at_10"] == "0.5" and len(tags["weights_sha256"]) == 64
     folder = Path(resolve(version.uri).path)
     offline = ClipEmbedder.from_pretrained(folder)
