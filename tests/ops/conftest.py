@@ -81,7 +81,9 @@ def server(tmp_path_factory):
 def store_folder(tmp_path_factory):
     """Of a store and registry in a file, made once, since MLflow builds its tables first."""
     folder = tmp_path_factory.mktemp("store")
-    MlflowClient(f"sqlite:///{folder / 'mlflow.db'}").search_registered_models()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)  # artefacts are kept where the store was first opened
+        MlflowClient(f"sqlite:///{folder / 'mlflow.db'}").search_registered_models()
     return folder
 
 
