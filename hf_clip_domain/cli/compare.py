@@ -1,4 +1,7 @@
-"""`hf-clip-domain compare A B C --datasets D1 D2`: several models on several sets, and which differences are real."""
+"""`hf-clip-domain compare A B C --datasets D1 D2`: several models on several sets, and which differences are real.
+
+`hf-clip-domain compare --experiment NAME`: the tracked runs of an experiment, and what differed between them.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,8 @@ from hf_clip_domain.evaluation.compare import compare
 from hf_clip_domain.evaluation.embedded import measure_retrieval
 from hf_clip_domain.evaluation.html_compare import comparison_page
 from hf_clip_domain.models.exported.loading import load_encoder
+from hf_clip_domain.ops.experiment import read_experiment
+from hf_clip_domain.ops.experiment_page import experiment_page
 from hf_clip_domain.page import save_page
 
 # The smallest p value is 2 / (replicates + 1), and Holm multiplies it by the number of comparisons.
@@ -28,13 +33,18 @@ def add_parser(commands) -> None:
         "compare",
         description="A matrix of models and datasets with confidence intervals; differences by paired bootstrap.",
     )
-    parser.add_argument("models", nargs="+", metavar="MODEL", help="Hub ids, local folders, or 'starter'.")
+    parser.add_argument("models", nargs="*", metavar="MODEL", help="Hub ids, local folders, or 'starter'.")
     parser.add_argument(
         "--datasets",
         nargs="+",
-        required=True,
+        default=[],
         metavar="DOMAIN[=DATASET]",
         help="A domain for its embedded samples, or domain=path (or Hub id) for your data, as for train.",
+    )
+    parser.add_argument(
+        "--experiment",
+        metavar="NAME",
+        help="In place of models: the finished runs of MLFLOW_TRACKING_URI's experiment.",
     )
     parser.add_argument("--metric", default="text_to_image/recall@10", help="Default: text_to_image/recall@10.")
     parser.add_argument("--split", default="test", help="Which split to score. Default: test.")
@@ -50,6 +60,10 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         ClipDomainError: a model or dataset that cannot be read, named twice, or an unknown metric.
     """
+    if args.experiment:
+        return _compare_runs(args)
+    if not args.models or not args.datasets:
+        raise ClipDomainError("compare needs MODEL ... and --datasets, or --experiment NAME.")
     for option, values in (("models", args.models), ("--datasets", args.datasets)):
         if len(set(values)) < len(values):
             raise ClipDomainError(f"{option}: {' '.join(values)} names one twice.")
@@ -75,6 +89,18 @@ def run(args: argparse.Namespace) -> int:
         comparison.save(args.output)
     if args.html:
         save_page(comparison_page(comparison), args.html)
+    return 0
+
+
+def _compare_runs(args: argparse.Namespace) -> int:
+    if args.models or args.datasets:
+        raise ClipDomainError("--experiment compares tracked runs: leave out models and --datasets.")
+    found = read_experiment(args.experiment, args.metric)
+    print(found.table())
+    if args.output:
+        found.save(args.output)
+    if args.html:
+        save_page(experiment_page(found), args.html)
     return 0
 
 

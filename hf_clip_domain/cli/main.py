@@ -17,6 +17,7 @@ _OF_A_RUN = {
     "train": "Adapt a model: score, train, score again, save.",
     "tune": "Search the loss's settings by short runs.",
     "merge": "Between base and tuned model: adapted, and little forgotten.",
+    "promote": "Let servers follow a better version of a registered model, if it passes the gate.",
 }
 # These add their own few: `add_parser(commands)`.
 _COMMANDS = {
@@ -28,6 +29,8 @@ _COMMANDS = {
     "export": "A model for ONNX Runtime or MLX, compared with the original.",
     "monitor": "Compare what a server was asked with what the model was adapted to.",
     "push": "Publish a run's folder or an export on the Hub, in one commit.",
+    "register": "A run's folder as a version of a model that MLflow serves by itself.",
+    "rollback": "Let servers go back to the version before the last promotion.",
     "serve": "Answer requests over HTTP: embeddings, similarity, classes, search.",
     "track": "Send the tracking server what it missed of a run.",
 }

@@ -92,11 +92,11 @@ class Comparison:
 
     def heading(self) -> str:
         """The metric and its unit."""
-        return f"{self.metric}{' (%)' if _is_share(self.metric) else ''}, with 95% intervals"
+        return f"{self.metric}{' (%)' if is_share(self.metric) else ''}, with 95% intervals"
 
     def number(self, value: float, signed: bool = False) -> str:
         """A score or a difference of scores."""
-        percent = _is_share(self.metric)
+        percent = is_share(self.metric)
         return f"{100 * value if percent else value:{'+' if signed else ''}.{1 if percent else 3}f}"
 
     def ends(self, found: list[float] | None, signed: bool = False) -> str:
@@ -142,7 +142,8 @@ def _interval(measurement: Measurement, metric: str) -> list[float] | None:
     return None if values is None else interval(values)
 
 
-def _is_share(metric: str) -> bool:
+def is_share(metric: str) -> bool:
+    """Whether a metric is shown in percent."""
     return metric.rpartition("/")[2] not in ("mrr", "mean_rank", "median_rank")
 
 

@@ -1,5 +1,7 @@
-"""A real MLflow tracking server on SQLite, on this machine only."""
+"""A real MLflow tracking server on SQLite, on this machine only, and small models that differ in what they know."""
 
+import io
+import json
 import os
 import signal
 import socket
@@ -7,8 +9,19 @@ import subprocess
 import sys
 import time
 import urllib.request
+from dataclasses import replace
 
+import numpy as np
 import pytest
+import torch
+from mlflow import MlflowClient
+from PIL import Image
+from tokenizers import pre_tokenizers
+from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTokenizer
+
+from hf_clip_domain.domains import load_domain
+from hf_clip_domain.embedder import ClipEmbedder
+from hf_clip_domain.evaluation import EvaluationReport
 
 
 class Server:
@@ -31,7 +44,12 @@ class Server:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                env={**os.environ, "MLFLOW_TRACKING_URI": "", "PYTHONPATH": ""},
+                env={
+                    **os.environ,
+                    "MLFLOW_TRACKING_URI": "",
+                    "PYTHONPATH": "",
+                    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # seven processes that nothing here needs
+                },
             )
         for _ in range(240):
             if self.process.poll() is not None:
@@ -52,6 +70,109 @@ class Server:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    server = Server(tmp_path_factory.mktemp("mlflow")).start()
-    yield server
-    server.kill()
+    server = Server(tmp_path_factory.mktemp("mlflow"))
+    try:
+        yield server.start()
+    finally:
+        server.kill()
+
+
+@pytest.fixture(scope="session")
+def store_folder(tmp_path_factory):
+    """Of a store and registry in a file, made once, since MLflow builds its tables first."""
+    folder = tmp_path_factory.mktemp("store")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)  # artefacts are kept where the store was first opened
+        MlflowClient(f"sqlite:///{folder / 'mlflow.db'}").search_registered_models()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def store(store_folder):
+    """A client of that store, which is this machine's for the commands."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store_folder / 'mlflow.db'}")
+        patch.chdir(store_folder)
+        yield MlflowClient()
+
+
+@pytest.fixture(scope="session")
+def family(tmp_path_factory):
+    """Folders as runs leave them: a small `base`; `first` knows half of the domain's test pairs and the probe's,
+    `second` all of them, `forgetful` too but has mixed up the probe's captions."""
+    folder = tmp_path_factory.mktemp("family")
+    own = draw_shades(folder / "own", 48, "shade", ["train"] * 12 + ["validation"] * 12 + ["test"] * 24)
+    general = draw_shades(folder / "general", 40, "tint", ["validation"] * 20 + ["test"] * 20, seed=1)
+    own, general = own[24:], general[20:]
+    mixed = [(picture, general[(place + 7) % 20][1]) for place, (picture, _) in enumerate(general)]
+    model, processor = make_clip()
+    settings = {"domain": "scientific", "dataset": str(folder / "own"), "probe_dataset": str(folder / "general")}
+    settings |= {"model_name_or_path": str(folder / "base"), "precision": "fp32"}
+    domain, family = load_domain("scientific"), {}
+    lessons = {"base": [], "first": own[:12] + general, "second": own + general, "forgetful": own + mixed}
+    for name, pairs in lessons.items():
+        learn(ClipEmbedder(model, processor, domain=domain), pairs)
+        model.save_pretrained(folder / name)
+        processor.save_pretrained(folder / name)
+        domain.save(folder / name)
+        report = EvaluationReport(
+            {}, {"text_to_image/recall@10": 0.5, "candidates": 24.0}, domain="scientific", dataset="shades"
+        )
+        replace(report, base_model=str(folder / "base")).save(folder / name)
+        (folder / name / "run.yaml").write_text(json.dumps(settings))
+        (folder / name / "README.md").write_text("# A card\n")
+        family[name] = str(folder / name)
+    return family
+
+
+@pytest.fixture(scope="session")
+def shades():
+    """The pictures of the domain's test pairs, as files' bytes."""
+    colours = np.random.default_rng(0).integers(256, size=(48, 3))[24:]
+    return [encoded(colour) for colour in colours.tolist()]
+
+
+def encoded(colour):
+    stream = io.BytesIO()
+    Image.new("RGB", (32, 32), tuple(colour)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def draw_shades(folder, count, word, splits, seed=0):
+    folder.mkdir()
+    colours = np.random.default_rng(seed).integers(256, size=(count, 3)).tolist()
+    for index, colour in enumerate(colours):
+        (folder / f"{index}.png").write_bytes(encoded(colour))
+    rows = [{"file_name": f"{n}.png", "text": f"{word} {n}", "split": split} for n, split in enumerate(splits)]
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return [(encoded(colour), row["text"]) for colour, row in zip(colours, rows, strict=True)]
+
+
+def make_clip():
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = letters + [letter + "</w>" for letter in letters] + ["<|startoftext|>", "<|endoftext|>"]
+    tokenizer = CLIPTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=[], model_max_length=16)
+    ends = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = {**size, **ends, "vocab_size": len(tokens), "max_position_embeddings": 16}
+    vision = {**size, "image_size": 32, "patch_size": 16}
+    torch.manual_seed(0)
+    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16))
+    images = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    return model, CLIPProcessor(images, tokenizer)
+
+
+def learn(embedder, pairs, steps=150):
+    """Train the embedder's model on these pairs alone, until it knows them."""
+    if not pairs:
+        return
+    pixels = torch.stack([embedder.pixels(0, picture) for picture, _ in pairs])
+    inputs = embedder.padded(embedder.token_ids([text for _, text in pairs]))
+    model = embedder.model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    for _ in range(steps):
+        loss = model(pixel_values=pixels, **inputs, return_loss=True).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    model.eval()

@@ -213,7 +213,9 @@ def registry(monkeypatch, folder):
             return types.SimpleNamespace(version=2)
 
     fetched = []
-    artifacts = types.SimpleNamespace(download_artifacts=lambda artifact_uri: fetched.append(artifact_uri) or folder)
+    artifacts = types.SimpleNamespace(
+        download_artifacts=lambda artifact_uri, dst_path: fetched.append(artifact_uri) or folder
+    )
     monkeypatch.setitem(sys.modules, "mlflow", types.SimpleNamespace(MlflowClient=Client, artifacts=artifacts))
     return fetched
 

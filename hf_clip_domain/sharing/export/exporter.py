@@ -26,7 +26,7 @@ from hf_clip_domain.sharing.export.mlx_writer import write_mlx
 from hf_clip_domain.sharing.export.onnx_writer import quantize_onnx, write_onnx
 from hf_clip_domain.similarity import save_similarity
 
-_PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "mlx": ("mlx.core",), "safetensors": ()}
+PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "mlx": ("mlx.core",), "safetensors": ()}
 # From all weights in 8 bits to fewer: first what makes the embedding, then what follows an activation, whose few large
 # values cost the others their precision, then all of the MLPs.
 _LAST = ("projection", "head")
@@ -64,7 +64,7 @@ def export_model(
     if int8 and format == "safetensors":
         raise ClipDomainError("--quantize int8 is for --format onnx and mlx: transformers loads safetensors in float.")
     check_output(output)
-    for package in _PACKAGES[format]:
+    for package in PACKAGES[format]:
         require(package, extra=format)
     embedder = embedder or load_original(name_or_path)
     model = embedder.model.cpu()
@@ -187,5 +187,5 @@ def _revision(model: Any) -> str:
 
 
 def _versions(format: str) -> dict[str, str]:
-    packages = [name.partition(".")[0] for name in _PACKAGES[format]]
+    packages = [name.partition(".")[0] for name in PACKAGES[format]]
     return {name: importlib.metadata.version(name) for name in ("hf-clip-domain", "torch", "transformers", *packages)}
