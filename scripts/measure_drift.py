@@ -33,9 +33,10 @@ from hf_clip_domain.data.images import decode_image
 from hf_clip_domain.data.loading import load_pairs
 from hf_clip_domain.domains import load_domain
 from hf_clip_domain.embedder import ClipEmbedder
+from hf_clip_domain.models.fingerprint import fingerprint
 from hf_clip_domain.models.folders import STARTER
 from hf_clip_domain.ops.drift.detector import Rule, look
-from hf_clip_domain.ops.drift.making import hashed_texts, pair_scores
+from hf_clip_domain.ops.drift.making import hashed_texts, noting_quality, pair_scores
 from hf_clip_domain.ops.drift.reference import Reference
 from hf_clip_domain.ops.drift.windows import Window
 from hf_clip_domain.serving.sketches import count_texts, sketch
@@ -44,7 +45,7 @@ from hf_clip_domain.serving.statistics import SERIES
 OTHER = {"scientific": "medical", "medical": "scientific", "industrial": "general", "general": "industrial"}
 MOST = 1500  # rows of a set
 CHANGES = {"blur 1%": (0.01, 0), "blur 2%": (0.02, 0), "noise 30": (0, 30), "noise 60": (0, 60)}
-TESTS = ("image", "text", "alignment", "terms")
+TESTS = ("image", "quality", "text", "alignment", "terms")
 
 
 class Rows:
@@ -62,12 +63,18 @@ class Rows:
         else:
             found = {"text": embedder.embed_texts(texts).numpy()}
             for name, change in {"": (0, 0), **changes}.items():
-                found[f"image {name}"] = embedder.embed_images(changed(pairs, *change)).numpy()
+                qualities: list[np.ndarray] = []
+                prepared = noting_quality(embedder, changed(pairs, *change), qualities)
+                found[f"image {name}"] = embedder.embed_images(prepared).numpy()
+                found[f"quality {name}"] = np.stack(qualities)
             if file is not None:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 np.savez(file, **found)
         self.texts = found.pop("text")
-        self.images = {name.removeprefix("image "): rows for name, rows in found.items()}
+        self.images, self.qualities = (
+            {name.removeprefix(kind): rows for name, rows in found.items() if name.startswith(kind)}
+            for kind in ("image ", "quality ")
+        )
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -81,6 +88,7 @@ class Rows:
         texts = rows if texts is None else texts
         series = {name: np.empty((0, *shape), dtype=kind) for name, (kind, shape) in SERIES.items()}
         series["image_sketches"] = sketch(self.images[change][rows])
+        series["image_qualities"] = self.qualities[change][rows]
         series["text_sketches"] = sketch(self.texts[texts])
         series["pair_scores"] = self.scores(rows, texts, change)
         return Window("window", 0, 0, len(rows), series, count_texts([self.tokens[row] for row in texts]), len(rows))
@@ -92,6 +100,7 @@ class Rows:
         arrays = {
             "image_sketches": sketch(self.images[""][rows]),
             "text_sketches": sketch(self.texts[rows]),
+            "image_qualities": self.qualities[""][rows],
             "image_others": sketch(train.images[""][places[:500]]),
             "text_others": sketch(train.texts[places[:500]]),
             "pair_scores": self.scores(rows, rows),
@@ -146,7 +155,8 @@ def main() -> None:
         pairs = load_pairs(options.data / domain)
 
         def embedded(name: str, rows: Dataset, changes: dict, embedder=embedder, domain=domain) -> Rows:
-            return Rows(embedder, rows, changes, options.cache and options.cache / f"{domain}-{name}.npz")
+            file = f"{fingerprint(embedder.model)[:12]}-{domain}-{name}.npz"
+            return Rows(embedder, rows, changes, options.cache and options.cache / file)
 
         tuned = options.model != STARTER
         own = [rows for name, rows in pairs.items() if name != "train" or not tuned]

@@ -18,7 +18,7 @@ import numpy as np
 
 from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.ops.drift.calibration import RESAMPLES, null_distribution
-from hf_clip_domain.ops.drift.two_sample import KernelDistance, ScoreDistance, UnseenTerms
+from hf_clip_domain.ops.drift.two_sample import KernelDistance, QualityDistance, ScoreDistance, UnseenTerms
 from hf_clip_domain.ops.drift.windows import Window
 from hf_clip_domain.serving.sketches import BUCKETS, restore
 
@@ -32,6 +32,7 @@ _ARRAYS = {
     "text_sketches",
     "image_others",
     "text_others",
+    "image_qualities",
     "pair_scores",
     "top_scores",
     "entropies",
@@ -55,8 +56,8 @@ class Reference:
         meta: `model`, `revision`, `resolution`, `domain`, `dataset`, `origin` ("held-out pairs" or "requests"),
             `domains` (names for `domain_index`), `labels` (of each row).
         arrays: `image_sketches (n, 64)` and `text_sketches (m, 64)` int8; `image_others`, `text_others (k, 64)` int8 by
-            which these are whitened; `pair_scores`, `top_scores`, `entropies`;
-            `clusters (n,)` where the first three have a row each in the same order; `unseen`, `tokens (m,)` of each text;
+            which these are whitened; `image_qualities (n, 4)`; `pair_scores`, `top_scores`, `entropies`; `clusters (n,)`
+            of the held-out pairs, which have a row each in the same order; `unseen`, `tokens (m,)` of each text;
             `vocabulary (BUCKETS,)` bool of the training captions; `token_counts (BUCKETS,)`; `image_embeds`,
             `text_embeds (n, d)` float16 for measured degradation; `domain_sketches`, `domain_index` of texts of the
             packaged domains.
@@ -76,6 +77,8 @@ class Reference:
         for kind in ("image", "text"):
             if f"{kind}_sketches" in have and f"{kind}_others" in have:
                 found[kind] = KernelDistance(*(restore(have[f"{kind}_{part}"]) for part in ("sketches", "others")))
+        if "image_qualities" in have:
+            found["quality"] = QualityDistance(have["image_qualities"])
         if "pair_scores" in have:
             found["alignment"] = ScoreDistance(have["pair_scores"])
         if "unseen" in have and have["tokens"].sum() > 0:
@@ -149,6 +152,7 @@ class Reference:
         found: dict[str, tuple[float, int]] = {}
         series = {
             "image": window.images,
+            "quality": window.qualities,
             "text": window.text_vectors,
             "alignment": window.pair_scores,
             "top_score": window.series["top_scores"],
@@ -172,6 +176,7 @@ def from_windows(windows: Window, meta: dict[str, Any]) -> Reference:
     """A reference of requests from a time when all was well, pooled; holds top scores and entropies too, which depend on
     the labels and galleries in use and which training therefore cannot know."""
     arrays = {
+        "image_qualities": windows.qualities,
         "pair_scores": windows.pair_scores,
         "top_scores": windows.series["top_scores"],
         "entropies": windows.series["entropies"],

@@ -104,12 +104,36 @@ class ScoreDistance:
         """As for `KernelDistance`."""
         ordered = self.reference[self._order]
         last_of_ties = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))
-        passed = np.cumsum(first[:, self._order], axis=1, dtype=np.float32)  # whole numbers, exact
-        n = passed[:, -1:].astype(np.float64)
-        m = first.shape[1] - n
-        passed = passed[:, last_of_ties]
-        apart = np.abs(passed / n - (last_of_ties + 1 - passed) / m).max(axis=1)
-        return np.sqrt(n * m / (n + m))[:, 0] * apart
+        passed = np.ascontiguousarray(first.T)[self._order].astype(np.float32)  # (n, k): a split a column
+        np.cumsum(passed, axis=0, out=passed)  # whole numbers, exact
+        n = passed[-1].astype(np.float64)
+        m = len(passed) - n
+        if len(last_of_ties) < len(passed):
+            passed = passed[last_of_ties]
+        # passed / n - (all - passed) / m, in place.
+        passed *= (len(self._order) / (n * m)).astype(np.float32)
+        passed -= (last_of_ties + 1).astype(np.float32)[:, None] / m.astype(np.float32)
+        return np.sqrt(n * m / (n + m)) * np.maximum(passed.max(axis=0), -passed.min(axis=0))
+
+
+class QualityDistance:
+    """The largest `ScoreDistance` of any column: sharpness, noise, brightness and contrast of pictures.
+
+    Args:
+        reference: `(n, 4)`.
+    """
+
+    def __init__(self, reference: np.ndarray) -> None:
+        self.reference = reference
+        self._columns = [ScoreDistance(column) for column in reference.T]
+
+    def against(self, window: np.ndarray) -> float:
+        """For a window `(m, 4)`."""
+        return max(test.against(column) for test, column in zip(self._columns, window.T, strict=True))
+
+    def of_splits(self, first: np.ndarray) -> np.ndarray:
+        """As for `KernelDistance`."""
+        return np.max([test.of_splits(first) for test in self._columns], axis=0)
 
 
 class UnseenTerms:
