@@ -17,8 +17,9 @@ import torch.nn.functional as F
 
 from hf_clip_domain import __version__
 from hf_clip_domain.device import find_device
-from hf_clip_domain.embedder import ClipEmbedder
+from hf_clip_domain.embedder import ClipEmbedder, image_settings
 from hf_clip_domain.models.dual_encoder import features, find_logit_scale, text_padding
+from hf_clip_domain.models.fingerprint import fingerprint
 from hf_clip_domain.models.precision import DTYPES
 from hf_clip_domain.serving.registry import resolve
 from hf_clip_domain.similarity import wants_normalised
@@ -57,7 +58,7 @@ class LoadedModel:
         self.index: Any = None  # of the gallery, embedded by this model
         self.notes: list[str] = []  # how the kernels were chosen
         embedder.model.eval().requires_grad_(False)
-        self.weights = _hash_weights(embedder.model)
+        self.weights = fingerprint(embedder.model)
         # The multiplier of similarities before the softmax, the calibrated one where there is one; not rounded to bf16.
         self.logit_scale = float(embedder.logit_scale or find_logit_scale(embedder.model).detach().float().exp())
         on_the_right = embedder.processor.tokenizer.padding_side == "right"
@@ -110,6 +111,11 @@ class LoadedModel:
             "package": __version__,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).digest()
+
+    @property
+    def resolution(self) -> int:
+        """Side in pixels of the square it sees."""
+        return image_settings(self.embedder.processor)[0]
 
     @property
     def normalised(self) -> bool:
@@ -178,14 +184,6 @@ class LoadedModel:
         """Rows that are not finite stay so: each is refused by itself, see `Engine`."""
         embeds = embeds.float().cpu()
         return (F.normalize(embeds, dim=-1) if self.normalised else embeds).numpy()
-
-
-def _hash_weights(model: torch.nn.Module) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def _hash_tokenizer(tokenizer: Any) -> str:
