@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 
 QUALITIES = ("brightness", "contrast", "sharpness", "noise")
-# Of a picture without any detail, or noise; about a hundredth of a grey level.
+# Of a picture without any detail.
 _LEAST = 1e-4
+# A grey level or so: what rounding leaves in an empty background is no noise.
+_LEAST_NOISE = 1e-2
 
 
 def quality(pixels: np.ndarray) -> np.ndarray:
@@ -29,7 +31,7 @@ def quality(pixels: np.ndarray) -> np.ndarray:
     detail = float(np.abs(across[1:-1] + down[:, 1:-1]).mean())
     both = np.abs(across[2:] - 2 * across[1:-1] + across[:-2])  # (h - 2, w - 2)
     noise = float(np.median(both[::2, ::2]))
-    values = (grey.mean(), contrast, np.log(detail / max(contrast, _LEAST) + _LEAST), np.log(noise + _LEAST))
+    values = (grey.mean(), contrast, np.log(detail / max(contrast, _LEAST) + _LEAST), np.log(noise + _LEAST_NOISE))
     return np.array(values, dtype=np.float32)
 
 

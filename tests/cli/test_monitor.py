@@ -18,7 +18,7 @@ from hf_clip_domain.embedder import ClipEmbedder
 from hf_clip_domain.models.fingerprint import fingerprint
 from hf_clip_domain.models.loading import load_model
 from hf_clip_domain.ops.drift.feedback import hits
-from hf_clip_domain.ops.drift.making import hashed_texts, identity, pair_scores
+from hf_clip_domain.ops.drift.making import hashed_texts, identity, noting_quality, pair_scores
 from hf_clip_domain.ops.drift.reference import Reference
 from hf_clip_domain.serving.statistics import RequestStatistics
 
@@ -77,7 +77,8 @@ def served(run, tmp_path_factory):
         folders[name] = tmp_path_factory.mktemp("statistics")
         statistics = RequestStatistics(folders[name], **identity(embedder), requests=100)
         pictures, texts = zip(*(draw(number, seed=1) for number in range(200)), strict=True)
-        images, texts = embedder.embed_images(map(change, pictures)), list(map(say, texts))
+        qualities, texts = [], list(map(say, texts))
+        images = embedder.embed_images(noting_quality(embedder, map(change, pictures), qualities))
         embeds, ids = embedder.embed_texts(texts), embedder.processor.tokenizer(texts)["input_ids"]
         scores = pair_scores(embedder, images, embeds)
         for row in range(200):
@@ -88,6 +89,7 @@ def served(run, tmp_path_factory):
                 pair_scores=scores[one],
                 token_ids=ids[one],
                 image_sizes=[(32, 32)],
+                image_qualities=qualities[one],
             )
     return folders
 
@@ -95,7 +97,7 @@ def served(run, tmp_path_factory):
 @pytest.mark.slow
 def test_a_run_leaves_a_reference_of_its_held_out_pairs(run):
     reference = Reference.load(run / "drift_reference.npz")
-    assert list(reference.tests) == ["image", "text", "alignment", "terms"]
+    assert list(reference.tests) == ["image", "text", "quality", "alignment", "terms"]
     assert len(reference.arrays["pair_scores"]) == 160 and reference.meta["origin"] == "held-out pairs"
     model, _ = load_model(str(run))  # from the disk again
     assert reference.meta["revision"] == fingerprint(model) and reference.meta["resolution"] == 32
@@ -118,7 +120,9 @@ def test_traffic_as_before_is_no_drift_and_changed_traffic_is_named(run, served,
     printed = capsys.readouterr().out
     assert "DRIFT in image embeddings" in printed and "The pictures changed and the texts did not" in printed
     found = json.loads((out / "drift.json").read_text())
-    assert found["drift"] and "image" in found["drifted"] and "text" not in found["drifted"]
+    assert found["drift"] and {"image", "quality"} <= set(found["drifted"]) and "text" not in found["drifted"]
+    assert "The pictures are less sharp" in found["suggestion"]["text"]
+    assert found["figures"]["sharpness"]["window"] < found["figures"]["sharpness"]["reference"]
     command = found["suggestion"]["command"]
     assert command.startswith(
         f"hf-clip-domain train --domain scientific --dataset NEW_PAIRS --model_name_or_path {run}"

@@ -126,7 +126,7 @@ def quality_changes(reference: Reference, window: Window) -> tuple[str, ...]:
     """In which ways the pictures' quality differs: medians more than half an interquartile range apart."""
     own, seen = reference.arrays["image_qualities"], window.qualities
     low, middle, high = np.percentile(own, (25, 50, 75), axis=0)
-    apart = (np.median(seen, axis=0) - middle) / np.maximum(high - low, 1e-6)
+    apart = (np.median(seen, axis=0) - middle) / np.maximum(high - low, 0.1)
     order = [place for place in np.argsort(-np.abs(apart)) if abs(apart[place]) > 0.5]
     return tuple(_WORDS[QUALITIES[place]][int(apart[place] > 0)] for place in order)
 
