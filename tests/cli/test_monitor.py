@@ -1,9 +1,13 @@
 """A model is trained, served and watched: the reference of the run, the command's verdicts, and what it writes."""
 
+import asyncio
+import base64
+import io
 import json
 import sys
 import time
 
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -20,6 +24,8 @@ from hf_clip_domain.models.loading import load_model
 from hf_clip_domain.ops.drift.feedback import hits
 from hf_clip_domain.ops.drift.making import hashed_texts, identity, noting_quality, pair_scores
 from hf_clip_domain.ops.drift.reference import Reference
+from hf_clip_domain.serving.app import create_app
+from hf_clip_domain.serving.settings import Settings
 from hf_clip_domain.serving.statistics import RequestStatistics
 
 SPLITS = ["train"] * 60 + ["validation"] * 100 + ["test"] * 60
@@ -137,6 +143,49 @@ def test_traffic_as_before_is_no_drift_and_changed_traffic_is_named(run, served,
 
 
 @pytest.mark.slow
+def test_a_server_is_asked_watched_and_says_so(run, tmp_path):
+    """From requests over HTTP to the verdict that the same server shows: the model as it was trained, no file made up."""
+    out, statistics = tmp_path / "out", tmp_path / "statistics"
+
+    def monitor():
+        return main(["monitor", str(run), "--statistics", str(statistics), "--output", str(out)])
+
+    async def ask():
+        settings = Settings(model=str(run), statistics=str(statistics), statistics_window=10, drift=str(out))
+        app = create_app(settings)
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test", timeout=60) as client,
+        ):
+
+            async def traffic(numbers, change):
+                before = app.state.service.recorder.windows
+                for start in range(0, len(numbers), 10):
+                    pairs = []
+                    for number in numbers[start : start + 10]:
+                        picture, text = draw(number, seed=2)
+                        change(picture).save(stream := io.BytesIO(), "PNG")
+                        pairs.append({"image": base64.b64encode(stream.getvalue()).decode(), "text": text})
+                    assert (await client.post("/pairs", json={"pairs": pairs})).status_code == 200
+                while app.state.service.recorder.windows == before:
+                    await asyncio.sleep(0.01)
+
+            async def shown():
+                return (await client.get("/stats")).json()["drift"]
+
+            assert (await shown())["status"] == "missing"
+            await traffic(range(100), lambda picture: picture)
+            assert await asyncio.to_thread(monitor) == 0 and (await shown())["status"] == "ok"
+            await traffic(range(100, 200), lambda picture: picture.filter(ImageFilter.GaussianBlur(3)))
+            assert await asyncio.to_thread(monitor) == 3
+            status = await shown()
+            assert status["status"] == "drift" and "quality" in status["drifted"] and status["windows"] == 2
+            assert 'drift_detected{test="quality"} 1' in (await client.get("/metrics")).text
+
+    asyncio.run(ask())
+
+
+@pytest.mark.slow
 def test_what_is_written_for_machines_and_people_is_well_formed(run, served, tmp_path):
     parser = pytest.importorskip("prometheus_client.parser")
     command = ["monitor", str(run / "drift_reference.npz"), "--statistics", str(served["blurred"])]
@@ -152,7 +201,9 @@ def test_what_is_written_for_machines_and_people_is_well_formed(run, served, tmp
     for rule in rules:
         assert {"alert", "expr", "for", "labels", "annotations"} == set(rule)
     named = " ".join(rule["expr"] for rule in rules)
-    assert all(name in named for name in ("drift_detected", "last_check_timestamp_seconds", "windows_skipped"))
+    assert all(
+        name in named for name in ("detected", "last_check_timestamp_seconds", "windows_skipped", "drift_status")
+    )
 
     page = (tmp_path / "drift.html").read_text()
     assert (
