@@ -1,13 +1,15 @@
 """Between requests and their statistics: handed over on the event loop in a microsecond, worked off by one thread.
 
-Sketching, counting tokens and writing files happen in that thread. Where it cannot keep up, or fails, requests go
-unrecorded and are counted; none waits and none fails.
+Sketching, counting tokens and writing files happen in that thread. Of a busy server's requests a share is drawn, so that
+statistics cost a percent of a core or two whatever the load. Where the thread cannot keep up, or a file cannot be written,
+requests are lost and counted; none waits and none fails.
 """
 
 from __future__ import annotations
 
 import logging
 import queue
+import random
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -24,6 +26,8 @@ log = logging.getLogger(__name__)
 
 # A kill costs the requests of so many seconds.
 SAVE_SECONDS = 5.0
+# Of so many requests a second all are taken; of more, about so many, by chance. A window of 500 is full within a minute.
+REQUESTS_A_SECOND = 10.0
 # Embeddings that may wait for the thread: some 20 MiB. Beyond, requests go unrecorded.
 _MOST_ROWS = 10_000
 # The model that serves and the one before it, to which requests under way and a rollback still belong.
@@ -50,18 +54,29 @@ class Recorder:
         self._rows, self._counting = 0, threading.Lock()
         self.recorded, self._dropped, self._lost, self._windows = 0, 0, 0, 0
         self._thread: threading.Thread | None = None
+        self._second, self._asked, self._share, self._draw = 0.0, 0, 1.0, random.Random()
 
     def start(self) -> None:
         """Begin to work off."""
         self._thread = threading.Thread(target=self._work, name="statistics", daemon=True)
         self._thread.start()
 
+    def wants(self) -> bool:
+        """Whether the request that begins now is drawn; on the event loop."""
+        now = time.monotonic()
+        if now - self._second >= 1:
+            self._share = min(1.0, REQUESTS_A_SECOND * (now - self._second) / max(1, self._asked))
+            self._second, self._asked = now, 0
+        self._asked += 1
+        return self._share >= 1 or self._draw.random() < self._share
+
     def record(self, model: LoadedModel, texts: Sequence[str] = (), **found: Any) -> None:
         """One request that was answered; returns at once.
 
         Args:
             texts: what the user wrote, to count its tokens; it is not kept.
-            found: see `RequestStatistics.record`; instead of `entropies` the `probabilities` `(n, c)`.
+            found: see `RequestStatistics.record`; instead of `entropies` the `probabilities` `(n, c)`, and instead of
+                `pair_margins` the embeddings of `pairs`, `(p, d)` of pictures and of their texts.
         """
         rows = sum(len(found[name]) for name in ("image_embeds", "text_embeds") if found.get(name) is not None)
         with self._counting:
@@ -117,6 +132,8 @@ class Recorder:
         try:
             if (chances := found.pop("probabilities", None)) is not None:
                 found["entropies"] = entropies(chances)
+            if (pairs := found.pop("pairs", None)) is not None and model.centre is not None:
+                found["pair_margins"] = model.centre.margins(*pairs)
             ids = model.token_ids(texts) if len(texts) else None
             self._statistics(model).record(token_ids=ids, **found)
             self.recorded += 1

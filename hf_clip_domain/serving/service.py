@@ -67,13 +67,14 @@ class Service:
                 )
 
     def facts(self) -> PictureFacts | None:
-        """To be filled by the engine with what statistics keep of a request's pictures; None where they keep nothing."""
-        return PictureFacts() if self.recorder is not None else None
+        """To be filled by the engine with what statistics keep of the pictures of the request that begins now; None where
+        they keep nothing of it."""
+        return PictureFacts() if self.recorder is not None and self.recorder.wants() else None
 
-    def record(self, model: LoadedModel, texts: Sequence[str] = (), facts: PictureFacts | None = None, **found) -> None:
-        """Tell statistics of an answered request, where they are wanted; returns at once. See `Recorder.record`."""
-        if self.recorder is not None:
-            self.recorder.record(model, texts, **found, **(facts.found() if facts is not None else {}))
+    def record(self, model: LoadedModel, facts: PictureFacts | None, texts: Sequence[str] = (), **found) -> None:
+        """Tell statistics of an answered request that they want; returns at once. See `Recorder.record`."""
+        if self.recorder is not None and facts is not None:
+            self.recorder.record(model, texts, **found, **facts.found())
 
     @property
     def memory_bytes(self) -> int:

@@ -35,6 +35,7 @@ SERIES: dict[str, tuple[type, tuple[int, ...]]] = {
     "image_sketches": (np.int8, (SKETCH_DIM,)),
     "text_sketches": (np.int8, (SKETCH_DIM,)),
     "pair_scores": (np.float32, ()),
+    "pair_margins": (np.float32, ()),
     "top_scores": (np.float32, ()),
     "entropies": (np.float32, ()),
     "image_sizes": (np.uint32, (2,)),
@@ -106,6 +107,7 @@ class RequestStatistics:
         image_embeds: np.ndarray | None = None,
         text_embeds: np.ndarray | None = None,
         pair_scores: Sequence[float] | None = None,
+        pair_margins: Sequence[float] | None = None,
         top_scores: Sequence[float] | None = None,
         entropies: Sequence[float] | None = None,
         token_ids: Sequence[Iterable[int]] | None = None,
@@ -119,6 +121,7 @@ class RequestStatistics:
             text_embeds: `(m, d)` embeddings of what the user wrote; not of labels' prompts, which say nothing of him.
             pair_scores: `(p,)` similarity of each picture with the text that came with it as its own; not of all with
                 all. This is what tells whether pictures and texts belong together.
+            pair_margins: `(p,)` of the same pairs, see `centre`.
             top_scores: `(q,)` the best similarity of each query of a search or classification.
             entropies: `(q,)` entropy in nats of each classification's probabilities.
             token_ids: the texts' token ids, `m` of any length.
@@ -129,6 +132,7 @@ class RequestStatistics:
             "image_sketches": None if image_embeds is None or not len(image_embeds) else sketch(image_embeds),
             "text_sketches": None if text_embeds is None or not len(text_embeds) else sketch(text_embeds),
             "pair_scores": pair_scores,
+            "pair_margins": pair_margins,
             "top_scores": top_scores,
             "entropies": entropies,
             "image_sizes": image_sizes,

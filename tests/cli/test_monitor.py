@@ -25,10 +25,12 @@ from hf_clip_domain.ops.drift.feedback import hits
 from hf_clip_domain.ops.drift.making import hashed_texts, identity, noting_quality, pair_scores
 from hf_clip_domain.ops.drift.reference import Reference
 from hf_clip_domain.serving.app import create_app
+from hf_clip_domain.serving.centre import read_centre
 from hf_clip_domain.serving.settings import Settings
 from hf_clip_domain.serving.statistics import RequestStatistics
 
 SPLITS = ["train"] * 60 + ["validation"] * 100 + ["test"] * 60
+NAMES_OF_PAIRS = ("image", "text", "quality", "alignment", "pairing", "terms")
 WORDS = "red green blue dark pale warm".split()
 
 
@@ -103,13 +105,18 @@ def served(run, tmp_path_factory):
 @pytest.mark.slow
 def test_a_run_leaves_a_reference_of_its_held_out_pairs(run):
     reference = Reference.load(run / "drift_reference.npz")
-    assert list(reference.tests) == ["image", "text", "quality", "alignment", "terms"]
+    assert list(reference.tests) == ["image", "text", "quality", "alignment", "pairing", "terms"]
     assert len(reference.arrays["pair_scores"]) == 160 and reference.meta["origin"] == "held-out pairs"
     model, _ = load_model(str(run))  # from the disk again
     assert reference.meta["revision"] == fingerprint(model) and reference.meta["resolution"] == 32
     with torch.no_grad():
         next(model.parameters()).view(-1)[0] += 1e-3
     assert reference.meta["revision"] != fingerprint(model)
+    centre, fresh = read_centre(run, fingerprint(load_model(str(run))[0])), ClipEmbedder.from_pretrained(run)
+    pictures, texts = zip(*(draw(number) for number in range(60, 220)), strict=True)
+    margins = centre.margins(fresh.embed_images(pictures).numpy(), fresh.embed_texts(texts).numpy())
+    np.testing.assert_allclose(np.sort(reference.arrays["pair_margins"]), np.sort(margins), atol=1e-5)
+    assert read_centre(run, fingerprint(model)) is None and read_centre(run / "no", "") is None
     embedder = ClipEmbedder.from_pretrained(run)
     counts = sum(len(text) for text in hashed_texts(embedder, [draw(n)[1] for n in range(60, 220)]))
     assert reference.arrays["token_counts"].sum() == counts
@@ -176,6 +183,8 @@ def test_a_server_is_asked_watched_and_says_so(run, tmp_path):
             assert (await shown())["status"] == "missing"
             await traffic(range(100), lambda picture: picture)
             assert await asyncio.to_thread(monitor) == 0 and (await shown())["status"] == "ok"
+            tests = json.loads((out / "drift.json").read_text())["looks"][0]["tests"]
+            assert {name: test["rows"] for name, test in tests.items()} == dict.fromkeys(NAMES_OF_PAIRS, 100)
             await traffic(range(100, 200), lambda picture: picture.filter(ImageFilter.GaussianBlur(3)))
             assert await asyncio.to_thread(monitor) == 3
             status = await shown()

@@ -9,8 +9,16 @@ from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.ops.drift.calibration import joint_p_values, null_distribution, splits
 from hf_clip_domain.ops.drift.detector import Rule, judge, look
 from hf_clip_domain.ops.drift.reference import Reference
-from hf_clip_domain.ops.drift.two_sample import KernelDistance, QualityDistance, ScoreDistance, UnseenTerms, scale
+from hf_clip_domain.ops.drift.two_sample import (
+    KernelDistance,
+    MeanDistance,
+    QualityDistance,
+    ScoreDistance,
+    UnseenTerms,
+    scale,
+)
 from hf_clip_domain.ops.drift.windows import Window
+from hf_clip_domain.serving.centre import Centre
 from hf_clip_domain.serving.quality import QUALITIES, quality
 from hf_clip_domain.serving.sketches import BUCKETS, sketch
 from hf_clip_domain.serving.statistics import SERIES
@@ -62,6 +70,38 @@ def test_the_distances_are_what_they_are_named_for():
     expected = [np.sqrt(scale(n, 40 - n)) * (there - here) for there, here, n in rates]
     assert terms.of_splits(first) == pytest.approx(expected)
     assert terms.against(0.5, 40) == pytest.approx(np.sqrt(20) * (0.5 - terms.rate))
+
+
+def test_a_model_that_tells_pairs_apart_only_just_shows_shuffled_captions_when_centred():
+    """What a picture and a text have alone varies more than what they have together."""
+    draw = np.random.default_rng(0)
+
+    def pairs(count):
+        shared = draw.normal(size=(count, 16))
+        sides = [shared + 2 * draw.normal(size=(count, 16)) for _ in range(2)]
+        return [side * 0.02 + np.eye(16)[0] * (1 + 0.1 * draw.normal(size=(count, 1))) for side in sides]
+
+    centre = Centre(*(side.mean(axis=0) for side in pairs(400)))
+    images, texts = pairs(300)
+    seen, said = pairs(300)
+    plain = {
+        "alignment": ScoreDistance((images * texts).sum(axis=1)),
+        "pairing": MeanDistance(centre.margins(images, texts)),
+    }
+    null = null_distribution(plain, dict.fromkeys(plain, np.arange(300)), 499)
+    first = draw.random((4, 300)) < 0.4
+    margins, test = centre.margins(images, texts), plain["pairing"]
+    expected = [abs(margins[side].mean() - margins[~side].mean()) / margins.std() for side in first]
+    expected *= np.sqrt([scale(side.sum(), (~side).sum()) for side in first])
+    assert test.of_splits(first) == pytest.approx(expected, rel=1e-4)
+
+    def p_values(said):
+        found = [plain["alignment"].against((seen * said).sum(axis=1)), test.against(centre.margins(seen, said))]
+        return joint_p_values(null, np.array(found))[1]
+
+    assert (p_values(said) > 0.05).all()
+    alignment, pairing = p_values(np.roll(said, 1, axis=0))
+    assert alignment > 0.05 and pairing < 0.01
 
 
 def test_the_quality_of_pictures_is_the_largest_distance_of_its_four_figures():

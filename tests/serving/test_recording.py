@@ -122,7 +122,7 @@ def test_a_swap_begins_another_file_and_requests_under_way_stay_with_their_model
             for _ in range(2):
                 assert (await client.post("/v1/embeddings", json={"input": "a"})).status_code == 200
             late = first.encode_texts(first.token_ids(["b"]))
-            service.record(first, ["b"], text_embeds=late)  # begun before the swap
+            service.recorder.record(first, ["b"], text_embeds=late)  # begun before the swap
             assert (await client.post("/admin/rollback")).status_code == 200
             assert (await client.post("/v1/embeddings", json={"input": "a"})).status_code == 200
 
@@ -186,6 +186,22 @@ def test_what_the_thread_cannot_take_is_left_out_and_what_fails_stops_nothing(fo
     asyncio.run(ask())
     (window,) = windows(tmp_path, folder)
     assert window.requests == 2 and window.texts == 6
+
+
+def test_of_a_busy_servers_requests_an_even_share_is_drawn(folder, tmp_path, monkeypatch):
+    """A thousand requests in each of five seconds; then a quiet time, of which all are taken again."""
+    now = [100.0]
+    monkeypatch.setattr(recording.time, "monotonic", lambda: now[0])
+    recorder = recording.Recorder(tmp_path, 500, LoadedModel.load(folder))
+    drawn = []
+    for _ in range(5000):
+        now[0] += 0.001
+        if recorder.wants():
+            drawn.append(now[0])
+    later = [place for place in drawn if place > 101.1]  # the first second has no second before it
+    assert 15 <= len(later) <= 70  # ten a second, four seconds, four deviations
+    now[0] += 100
+    assert all(recorder.wants() for _ in range(50))
 
 
 def test_a_folder_that_cannot_be_written_is_said_at_the_start(folder, tmp_path):

@@ -18,11 +18,17 @@ import numpy as np
 
 from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.ops.drift.calibration import RESAMPLES, null_distribution
-from hf_clip_domain.ops.drift.two_sample import KernelDistance, QualityDistance, ScoreDistance, UnseenTerms
+from hf_clip_domain.ops.drift.two_sample import (
+    KernelDistance,
+    MeanDistance,
+    QualityDistance,
+    ScoreDistance,
+    UnseenTerms,
+)
 from hf_clip_domain.ops.drift.windows import Window
+from hf_clip_domain.serving.centre import REFERENCE_FILE as REFERENCE_FILE
 from hf_clip_domain.serving.sketches import BUCKETS, restore
 
-REFERENCE_FILE = "drift_reference.npz"
 FORMAT = 1
 # A test of fewer rows on either side is left out: it would tell nothing.
 FEWEST_ROWS = 50
@@ -33,7 +39,10 @@ _ARRAYS = {
     "image_others",
     "text_others",
     "image_qualities",
+    "image_mean",
+    "text_mean",
     "pair_scores",
+    "pair_margins",
     "top_scores",
     "entropies",
     "clusters",
@@ -56,8 +65,9 @@ class Reference:
         meta: `model`, `revision`, `resolution`, `domain`, `dataset`, `origin` ("held-out pairs" or "requests"),
             `domains` (names for `domain_index`), `labels` (of each row).
         arrays: `image_sketches (n, 64)` and `text_sketches (m, 64)` int8; `image_others`, `text_others (k, 64)` int8 by
-            which these are whitened; `image_qualities (n, 4)`; `pair_scores`, `top_scores`, `entropies`; `clusters (n,)`
-            of the held-out pairs, which have a row each in the same order; `unseen`, `tokens (m,)` of each text;
+            which these are whitened; `image_qualities (n, 4)`; `image_mean`, `text_mean (d,)` by which `pair_margins` are
+            centred; `pair_scores`, `top_scores`, `entropies`; `clusters (n,)` of the held-out pairs, which have a row each
+            in the same order; `unseen`, `tokens (m,)` of each text;
             `vocabulary (BUCKETS,)` bool of the training captions; `token_counts (BUCKETS,)`; `image_embeds`,
             `text_embeds (n, d)` float16 for measured degradation; `domain_sketches`, `domain_index` of texts of the
             packaged domains.
@@ -81,6 +91,8 @@ class Reference:
             found["quality"] = QualityDistance(have["image_qualities"])
         if "pair_scores" in have:
             found["alignment"] = ScoreDistance(have["pair_scores"])
+        if "pair_margins" in have:
+            found["pairing"] = MeanDistance(have["pair_margins"])
         if "unseen" in have and have["tokens"].sum() > 0:
             found["terms"] = UnseenTerms(have["unseen"], have["tokens"])
         for test, series in (("top_score", "top_scores"), ("entropy", "entropies")):
@@ -155,6 +167,7 @@ class Reference:
             "quality": window.qualities,
             "text": window.text_vectors,
             "alignment": window.pair_scores,
+            "pairing": window.pair_margins,
             "top_score": window.series["top_scores"],
             "entropy": window.series["entropies"],
         }
@@ -178,6 +191,7 @@ def from_windows(windows: Window, meta: dict[str, Any]) -> Reference:
     arrays = {
         "image_qualities": windows.qualities,
         "pair_scores": windows.pair_scores,
+        "pair_margins": windows.pair_margins,
         "top_scores": windows.series["top_scores"],
         "entropies": windows.series["entropies"],
         "token_counts": windows.token_counts,

@@ -25,6 +25,7 @@ NAMES = {
     "quality": "picture quality",
     "text": "text embeddings",
     "alignment": "image-text alignment",
+    "pairing": "centred alignment",
     "terms": "unseen terms",
     "top_score": "top scores",
     "entropy": "entropy",

@@ -116,6 +116,31 @@ class ScoreDistance:
         return np.sqrt(n * m / (n + m)) * np.maximum(passed.max(axis=0), -passed.min(axis=0))
 
 
+class MeanDistance:
+    """The difference of two means by the reference's standard deviation, scaled.
+
+    Args:
+        reference: `(n,)`.
+    """
+
+    def __init__(self, reference: np.ndarray) -> None:
+        self.reference = np.asarray(reference, dtype=np.float64)
+        self._unit = (self.reference - self.reference.mean()) / max(float(self.reference.std()), 1e-12)
+
+    def against(self, window: np.ndarray) -> float:
+        """For a window `(m,)`."""
+        apart = (float(np.mean(window)) - self.reference.mean()) / max(float(self.reference.std()), 1e-12)
+        return float(np.sqrt(scale(len(self.reference), len(window))) * abs(apart))
+
+    def of_splits(self, first: np.ndarray) -> np.ndarray:
+        """As for `KernelDistance`."""
+        side = first.astype(np.float64)
+        n = side.sum(axis=1)
+        m = side.shape[1] - n
+        inside = side @ self._unit
+        return np.sqrt(n * m / (n + m)) * np.abs(inside / n - (self._unit.sum() - inside) / m)
+
+
 class QualityDistance:
     """The largest `ScoreDistance` of any column: sharpness, noise, brightness and contrast of pictures.
 

@@ -45,6 +45,11 @@ class Window:
         return restore(np.unique(self.series["image_sketches"], axis=0))
 
     @property
+    def pair_margins(self) -> np.ndarray:
+        """As `pair_scores`."""
+        return np.unique(self.series["pair_margins"])
+
+    @property
     def qualities(self) -> np.ndarray:
         """`(n, 4)` of different pictures."""
         return np.unique(self.series["image_qualities"], axis=0)

@@ -79,12 +79,12 @@ async def embed_mixed(
 def _record(
     service: Service, model: LoadedModel, inputs: list[Input], rows: list[np.ndarray], facts: PictureFacts | None
 ) -> None:
-    if facts is None:
+    if facts is None:  # spares the lists
         return
     images = [row for item, row in zip(inputs, rows, strict=True) if isinstance(item, ImageInput)]
     texts = [item if isinstance(item, str) else item.text for item in inputs if not isinstance(item, ImageInput)]
     embeds = [row for item, row in zip(inputs, rows, strict=True) if not isinstance(item, ImageInput)]
-    service.record(model, texts, facts, image_embeds=images, text_embeds=embeds)
+    service.record(model, facts, texts, image_embeds=images, text_embeds=embeds)
 
 
 def _inverse(places: list[int]) -> list[int]:

@@ -56,8 +56,10 @@ def add_routes(app: FastAPI, service: Service) -> None:
         model, facts, paired = service.model(body.model), service.facts(), body.mode == "pairs"
         images, texts = await both(model, body.images, body.texts, facts)
         scores = _pairwise(model, images, texts) if paired else _matrix(model, images, texts)
-        own = {"pair_scores": scores} if paired else {}  # of all with all nobody says which belong together
-        service.record(model, body.texts, facts, image_embeds=images, text_embeds=texts, **own)
+        own = (
+            {"pair_scores": scores, "pairs": (images, texts)} if paired else {}
+        )  # of all with all nobody says which belong together
+        service.record(model, facts, body.texts, image_embeds=images, text_embeds=texts, **own)
         return answer({"similarity": scores, "model": settings.name})
 
     @app.post("/pairs", **described(PairsResponse, PairsRequest, {"images": "files", "texts": "texts"}))
@@ -73,14 +75,14 @@ def add_routes(app: FastAPI, service: Service) -> None:
         )
         whole = [place for place, row in enumerate(found) if not isinstance(row, RequestError)]
         results = [{"index": place, "score": None, "error": None} for place in range(len(found))]
-        read: dict[str, np.ndarray] = {}
+        read: dict[str, Any] = {}
         if whole:
             images = np.stack([found[place] for place in whole])
             scores = _pairwise(model, images, texts[whole])
             for place, score in zip(whole, scores, strict=True):
                 results[place]["score"] = score
-            read = {"image_embeds": images, "pair_scores": scores}
-        service.record(model, [pair.text for pair in body.pairs], facts, text_embeds=texts, **read)
+            read = {"image_embeds": images, "pair_scores": scores, "pairs": (images, texts[whole])}
+        service.record(model, facts, [pair.text for pair in body.pairs], text_embeds=texts, **read)
         for place, row in enumerate(found):
             if isinstance(row, RequestError):
                 results[place]["error"] = row.at(f"pairs[{place}].image").details
@@ -115,7 +117,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
         chances = (model.logit_scale * scores).softmax(dim=-1).numpy()  # (n, c)
         # Not the labels: they are the program's words, not a user's.
         best = scores.amax(dim=-1).numpy()
-        service.record(model, (), facts, image_embeds=images, top_scores=best, probabilities=chances)
+        service.record(model, facts, image_embeds=images, top_scores=best, probabilities=chances)
         results = [
             {"index": place, "label": labels[int(row.argmax())], "probabilities": row}
             for place, row in enumerate(chances)

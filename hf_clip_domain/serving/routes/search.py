@@ -49,9 +49,9 @@ def add_routes(app: FastAPI, service: Service) -> None:
         found = await asyncio.to_thread(model.index.search, query, body.k, kind)
         if kind == TEXT:  # a picture's similarity with a picture is of another scale
             best = [score for _, score in found[:1]]
-            service.record(model, [body.text], text_embeds=query[None], top_scores=best)
+            service.record(model, facts, [body.text], text_embeds=query[None], top_scores=best)
         else:
-            service.record(model, (), facts, image_embeds=query[None])
+            service.record(model, facts, image_embeds=query[None])
         entries = [(pictures.entries.get(number), score) for number, score in found]
         hits = [
             {"id": entry.id, "score": score, "metadata": entry.metadata}
