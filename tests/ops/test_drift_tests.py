@@ -69,7 +69,14 @@ def test_the_distances_are_what_they_are_named_for():
     rates = [(unseen[~s].sum() / tokens[~s].sum(), unseen[s].sum() / tokens[s].sum(), s.sum()) for s in first]
     expected = [np.sqrt(scale(n, 40 - n)) * (there - here) for there, here, n in rates]
     assert terms.of_splits(first) == pytest.approx(expected)
-    assert terms.against(0.5, 40) == pytest.approx(np.sqrt(20) * (0.5 - terms.rate))
+    assert terms.against(0.5, 40) == pytest.approx(np.sqrt(20) * (0.5 - terms.rate - 0.01))
+
+
+def test_one_new_term_among_texts_of_a_template_is_no_drift():
+    terms = UnseenTerms(np.zeros(400), np.full(400, 28))
+    null = null_distribution({"terms": terms}, {"terms": np.arange(400)}, 999)
+    for rate, drifted in ((1 / 14_000, False), (0.005, False), (0.02, True)):
+        assert (joint_p_values(null, np.array([terms.against(rate, 500)]))[1][0] <= 0.01) == drifted
 
 
 def test_a_model_that_tells_pairs_apart_only_just_shows_shuffled_captions_when_centred():

@@ -12,6 +12,7 @@ from sklearn.covariance import ledoit_wolf
 
 # Directions of less than this share of the mean variance are not enlarged further.
 _FLOOR = 0.1
+_LEAST_MORE = 0.01
 
 
 def scale(n: int, m: int) -> float:
@@ -174,8 +175,12 @@ class UnseenTerms:
         self.rate = float(self.unseen.sum() / self.tokens.sum())
 
     def against(self, rate: float, texts: int) -> float:
-        """For a window of so many texts with this share."""
-        return float(np.sqrt(scale(len(self.tokens), texts)) * (rate - self.rate))
+        """For a window of so many texts with this share; what is less than a point above the reference's counts as none.
+
+        Where captions follow a template, the reference may have no unseen term at all; its splits then say that one can
+        never come, and the first one would be an alarm.
+        """
+        return float(np.sqrt(scale(len(self.tokens), texts)) * (rate - self.rate - _LEAST_MORE))
 
     def of_splits(self, first: np.ndarray) -> np.ndarray:
         """As for `KernelDistance`."""
