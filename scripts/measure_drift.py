@@ -12,8 +12,8 @@ out, the window has five eighths of them, and the table says so. The same window
 blurred or noisy, with its captions shuffled, and in its place one of another domain, prepared as the model prepares its own.
 With --model, a tuned one, a row says "training rows": its reference was made of pairs that the model was tuned on.
 
-Each figure is the share of windows. `alarm` is the command's own rule for one look; `p <= 0.05` what a single test at that
-level would give, which shows the calibration.
+Each figure is the share of windows. `alarm` is the command's own rule for one look; `p <= 0.05` what the look would give at
+that level, which shows the calibration.
 """
 
 from __future__ import annotations
