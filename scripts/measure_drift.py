@@ -12,8 +12,8 @@ out, the window has five eighths of them, and the table says so. The same window
 blurred or noisy, with its captions shuffled, and in its place one of another domain, prepared as the model prepares its own.
 With --model, a tuned one, a row says "training rows": its reference was made of pairs that the model was tuned on.
 
-Each figure is the share of windows. `alarm` is the command's own rule for one look; `p <= 0.05` what a single test at that
-level would give, which shows the calibration.
+Each figure is the share of windows. `alarm` is the command's own rule for one look; `p <= 0.05` what the look would give at
+that level, which shows the calibration.
 """
 
 from __future__ import annotations
@@ -33,18 +33,20 @@ from hf_clip_domain.data.images import decode_image
 from hf_clip_domain.data.loading import load_pairs
 from hf_clip_domain.domains import load_domain
 from hf_clip_domain.embedder import ClipEmbedder
+from hf_clip_domain.models.fingerprint import fingerprint
 from hf_clip_domain.models.folders import STARTER
 from hf_clip_domain.ops.drift.detector import Rule, look
-from hf_clip_domain.ops.drift.making import hashed_texts, pair_scores
+from hf_clip_domain.ops.drift.making import hashed_texts, noting_quality, pair_scores
 from hf_clip_domain.ops.drift.reference import Reference
 from hf_clip_domain.ops.drift.windows import Window
+from hf_clip_domain.serving.centre import Centre
 from hf_clip_domain.serving.sketches import count_texts, sketch
 from hf_clip_domain.serving.statistics import SERIES
 
 OTHER = {"scientific": "medical", "medical": "scientific", "industrial": "general", "general": "industrial"}
 MOST = 1500  # rows of a set
 CHANGES = {"blur 1%": (0.01, 0), "blur 2%": (0.02, 0), "noise 30": (0, 30), "noise 60": (0, 60)}
-TESTS = ("image", "text", "alignment", "terms")
+TESTS = ("image", "quality", "text", "alignment", "pairing", "terms")
 
 
 class Rows:
@@ -62,12 +64,18 @@ class Rows:
         else:
             found = {"text": embedder.embed_texts(texts).numpy()}
             for name, change in {"": (0, 0), **changes}.items():
-                found[f"image {name}"] = embedder.embed_images(changed(pairs, *change)).numpy()
+                qualities: list[np.ndarray] = []
+                prepared = noting_quality(embedder, changed(pairs, *change), qualities)
+                found[f"image {name}"] = embedder.embed_images(prepared).numpy()
+                found[f"quality {name}"] = np.stack(qualities)
             if file is not None:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 np.savez(file, **found)
         self.texts = found.pop("text")
-        self.images = {name.removeprefix("image "): rows for name, rows in found.items()}
+        self.images, self.qualities = (
+            {name.removeprefix(kind): rows for name, rows in found.items() if name.startswith(kind)}
+            for kind in ("image ", "quality ")
+        )
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -77,24 +85,34 @@ class Rows:
             self.embedder, torch.from_numpy(self.images[change][rows]), torch.from_numpy(self.texts[texts])
         )
 
-    def window(self, rows: np.ndarray, change: str = "", texts: np.ndarray | None = None) -> Window:
+    def margins(self, centre: Centre, rows: np.ndarray, texts: np.ndarray, change: str = "") -> np.ndarray:
+        return centre.margins(self.images[change][rows], self.texts[texts])
+
+    def window(self, centre: Centre, rows: np.ndarray, change: str = "", texts: np.ndarray | None = None) -> Window:
         texts = rows if texts is None else texts
         series = {name: np.empty((0, *shape), dtype=kind) for name, (kind, shape) in SERIES.items()}
         series["image_sketches"] = sketch(self.images[change][rows])
+        series["image_qualities"] = self.qualities[change][rows]
         series["text_sketches"] = sketch(self.texts[texts])
         series["pair_scores"] = self.scores(rows, texts, change)
+        series["pair_margins"] = self.margins(centre, rows, texts, change)
         return Window("window", 0, 0, len(rows), series, count_texts([self.tokens[row] for row in texts]), len(rows))
 
     def reference(self, rows: np.ndarray, others: tuple[Rows, np.ndarray]) -> Reference:
         train, places = others
+        centre = Centre(train.images[""][places[:500]].mean(axis=0), train.texts[places[:500]].mean(axis=0))
         known = count_texts([train.tokens[row] for row in places]) > 0
         unseen = np.array([np.count_nonzero(~known[self.tokens[row]]) for row in rows])
         arrays = {
             "image_sketches": sketch(self.images[""][rows]),
             "text_sketches": sketch(self.texts[rows]),
+            "image_qualities": self.qualities[""][rows],
             "image_others": sketch(train.images[""][places[:500]]),
             "text_others": sketch(train.texts[places[:500]]),
+            "image_mean": centre.image,
+            "text_mean": centre.text,
             "pair_scores": self.scores(rows, rows),
+            "pair_margins": self.margins(centre, rows, rows),
             "clusters": np.unique(self.groups[rows], return_inverse=True)[1],
             "vocabulary": known,
             "unseen": unseen,
@@ -146,7 +164,8 @@ def main() -> None:
         pairs = load_pairs(options.data / domain)
 
         def embedded(name: str, rows: Dataset, changes: dict, embedder=embedder, domain=domain) -> Rows:
-            return Rows(embedder, rows, changes, options.cache and options.cache / f"{domain}-{name}.npz")
+            file = f"{fingerprint(embedder.model)[:12]}-{domain}-{name}.npz"
+            return Rows(embedder, rows, changes, options.cache and options.cache / file)
 
         tuned = options.model != STARTER
         own = [rows for name, rows in pairs.items() if name != "train" or not tuned]
@@ -176,14 +195,16 @@ def judge_all(unseen: Rows, other: Rows, training: Rows | None, options: argpars
         rows, kept, rest = deal(unseen, size, options.reference_rows, draw)
         others = (unseen, rest) if training is None else (training, draw.permutation(len(training)))
         reference = unseen.reference(kept, others)
-        judge("as it is", reference, unseen.window(rows), len(kept))
+        centre = Centre(reference.arrays["image_mean"], reference.arrays["text_mean"])
+        judge("as it is", reference, unseen.window(centre, rows), len(kept))
         for change in CHANGES:
-            judge(change, reference, unseen.window(rows, change), len(kept))
-        judge("captions shuffled", reference, unseen.window(rows, texts=draw.permutation(rows)), len(kept))
-        judge("another domain", reference, other.window(draw.permutation(len(other))[:size]), len(kept))
+            judge(change, reference, unseen.window(centre, rows, change), len(kept))
+        judge("captions shuffled", reference, unseen.window(centre, rows, texts=draw.permutation(rows)), len(kept))
+        judge("another domain", reference, other.window(centre, draw.permutation(len(other))[:size]), len(kept))
         if training is not None:
             learned = training.reference(others[1][-len(kept) :], (training, others[1][: -len(kept)]))
-            judge("as it is, reference of training rows", learned, unseen.window(rows), len(kept))
+            centre = Centre(learned.arrays["image_mean"], learned.arrays["text_mean"])
+            judge("as it is, reference of training rows", learned, unseen.window(centre, rows), len(kept))
     return found
 
 

@@ -59,6 +59,12 @@ _GROUPS: dict[str, dict[str, str]] = {
         "gallery_bytes": "MiB of pictures that requests may add to it.",
         "watch_seconds": "How often the alias of models:/NAME@ALIAS is looked up for another version; 0 is never.",
     },
+    "monitoring": {
+        "statistics": "Folder for statistics of requests, which monitor reads: sketches and scores, no pictures or texts, "
+        "and not anonymous all the same. Default: none are kept.",
+        "statistics_window": "Requests of a file.",
+        "drift": "Folder that monitor --output writes: /stats and /metrics show its verdict. Default: none.",
+    },
 }
 _IN_MIB = {"max_body", "max_bodies", "max_image", "cache", "disk_cache_bytes", "gallery_bytes"}
 

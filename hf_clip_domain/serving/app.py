@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from hf_clip_domain.serving.auth import Guard
 from hf_clip_domain.serving.boundary import Boundary
 from hf_clip_domain.serving.canary import check_candidate
+from hf_clip_domain.serving.drift_status import DriftStatus
 from hf_clip_domain.serving.engine import Engine
 from hf_clip_domain.serving.errors import RequestError
 from hf_clip_domain.serving.gallery import Gallery
@@ -20,6 +21,7 @@ from hf_clip_domain.serving.metrics import Metrics
 from hf_clip_domain.serving.model import LoadedModel
 from hf_clip_domain.serving.observe import Observer
 from hf_clip_domain.serving.openapi import describe_app
+from hf_clip_domain.serving.recording import Recorder
 from hf_clip_domain.serving.registry import find_version, has_alias, pinned
 from hf_clip_domain.serving.routes import admin, embeddings, scores, search, state
 from hf_clip_domain.serving.service import Service
@@ -46,7 +48,12 @@ def create_app(settings: Settings, model: LoadedModel | None = None) -> FastAPI:
 
     gallery = Gallery(settings) if settings.gallery else None
     models = Models(model or load(None), load, metrics, gallery)
-    service = Service(settings, metrics, Engine(settings, metrics), models)
+    recorder = None
+    if settings.statistics:
+        recorder = Recorder(settings.statistics, settings.statistics_window, models.current)
+        models.swapped = recorder.swapped
+    drift = DriftStatus(settings.drift) if settings.drift else None
+    service = Service(settings, metrics, Engine(settings, metrics), models, recorder, drift)
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
@@ -54,6 +61,8 @@ def create_app(settings: Settings, model: LoadedModel | None = None) -> FastAPI:
         if gallery is not None:
             await asyncio.to_thread(gallery.index, models.current)
         service.engine.start()
+        if recorder is not None:
+            recorder.start()
         follows = settings.watch_seconds > 0 and has_alias(settings.model)
         watch = asyncio.create_task(
             follow(models, lambda: find_version(settings.model), settings.watch_seconds)
@@ -65,6 +74,8 @@ def create_app(settings: Settings, model: LoadedModel | None = None) -> FastAPI:
         finally:
             watch.cancel()
             await asyncio.to_thread(service.engine.close)
+            if recorder is not None:
+                await asyncio.to_thread(recorder.close)
 
     app = FastAPI(title="hf-clip-domain", openapi_url=None, docs_url=None, redoc_url=None, lifespan=life)
     app.state.service = service

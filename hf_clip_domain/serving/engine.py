@@ -24,6 +24,7 @@ from hf_clip_domain.serving.fetch import Fetcher
 from hf_clip_domain.serving.metrics import Metrics
 from hf_clip_domain.serving.model import IMAGE, TEXT, LoadedModel
 from hf_clip_domain.serving.pictures import check_picture, is_address, read_base64
+from hf_clip_domain.serving.quality import PictureFacts
 from hf_clip_domain.serving.settings import Settings
 
 
@@ -93,42 +94,54 @@ class Engine:
         return found
 
     async def embed_pictures(
-        self, model: LoadedModel, pictures: Sequence[str | bytes]
+        self, model: LoadedModel, pictures: Sequence[str | bytes], facts: PictureFacts | None = None
     ) -> list[np.ndarray | RequestError]:
         """A row `(d,)` float32 for each picture (bytes, base64, data URI or address), or why there is none.
+
+        Args:
+            facts: told what statistics keep of the pictures that can be read.
 
         Raises:
             RequestError: 503 where too many wait.
         """
         with _Admission(self, IMAGE, len(pictures)):
             found = await asyncio.gather(
-                *(self._embed_picture(model, picture) for picture in pictures), return_exceptions=True
+                *(self._embed_picture(model, picture, facts) for picture in pictures), return_exceptions=True
             )
         for outcome in found:
             if isinstance(outcome, BaseException) and not isinstance(outcome, RequestError):
                 raise outcome
         return found
 
-    async def embed_all_pictures(self, model: LoadedModel, pictures: Sequence[str | bytes], field: str) -> np.ndarray:
+    async def embed_all_pictures(
+        self,
+        model: LoadedModel,
+        pictures: Sequence[str | bytes],
+        field: str,
+        facts: PictureFacts | None = None,
+    ) -> np.ndarray:
         """`-> (n, d)` float32; the first picture that cannot be read fails all, named as `field[i]`."""
-        rows = await self.embed_pictures(model, pictures)
+        rows = await self.embed_pictures(model, pictures, facts)
         for place, row in enumerate(rows):
             if isinstance(row, RequestError):
                 raise row.at(f"{field}[{place}]")
         return np.stack(rows)
 
-    async def _embed_picture(self, model: LoadedModel, picture: str | bytes) -> np.ndarray:
+    async def _embed_picture(self, model: LoadedModel, picture: str | bytes, facts: PictureFacts | None) -> np.ndarray:
         if is_address(picture):
             picture = await self.fetcher.fetch(picture)
 
         def prepare() -> tuple[bytes, np.ndarray | None, Any]:
             content = read_base64(picture, self.settings) if isinstance(picture, str) else picture
-            check_picture(content, self.settings)
+            size = check_picture(content, self.settings)
             key = key_of(model.identity, IMAGE, content)
             row = self.cache.get(key, IMAGE)
             if row is None:
                 row = self.cache.get_slowly(key, IMAGE)
-            return key, row, model.pixels(content) if row is None else None
+            pixels = model.pixels(content) if row is None else None
+            if facts is not None:
+                facts.add(size, pixels)
+            return key, row, pixels
 
         try:
             key, row, pixels = await self._in_pool(IMAGE, prepare)

@@ -17,11 +17,12 @@ import torch.nn.functional as F
 
 from hf_clip_domain import __version__
 from hf_clip_domain.device import find_device
-from hf_clip_domain.embedder import ClipEmbedder
+from hf_clip_domain.embedder import ClipEmbedder, image_settings
 from hf_clip_domain.models.dual_encoder import features, find_logit_scale, text_padding
 from hf_clip_domain.models.exported.base import ExportedModel
 from hf_clip_domain.models.fingerprint import fingerprint
 from hf_clip_domain.models.precision import DTYPES
+from hf_clip_domain.serving.centre import Centre, read_centre
 from hf_clip_domain.serving.registry import resolve
 from hf_clip_domain.similarity import wants_normalised
 
@@ -57,6 +58,7 @@ class LoadedModel:
         self.loaded_at = time.time()
         self.device = next(embedder.model.parameters()).device
         self.index: Any = None  # of the gallery, embedded by this model
+        self.centre: Centre | None = None  # by which pairs are centred for statistics
         self.notes: list[str] = []  # how the kernels were chosen
         embedder.model.eval().requires_grad_(False)
         self.weights = fingerprint(embedder.model)
@@ -75,7 +77,9 @@ class LoadedModel:
         """
         found = resolve(name)
         embedder = ClipEmbedder.from_pretrained(found.path, device=find_device(device), attention_slicing="off")
-        return cls(embedder, source=name, version=found.version)
+        model = cls(embedder, source=name, version=found.version)
+        model.centre = read_centre(found.path, model.weights)
+        return model
 
     def use(self, kernels: Kernels) -> None:
         """Compute in this way from now on; before serving, since requests' keys depend on it."""
@@ -124,6 +128,11 @@ class LoadedModel:
         if self.export is not None and self.export.record.precision != "float32":
             return self.export.record.precision
         return self.kernels.precision
+
+    @property
+    def resolution(self) -> int:
+        """Side in pixels of the square it sees."""
+        return image_settings(self.embedder.processor)[0]
 
     @property
     def normalised(self) -> bool:

@@ -59,8 +59,8 @@ def read_base64(text: str, settings: Settings) -> bytes:
         raise RequestError(400, "The picture is not valid base64.", code="bad_base64") from error
 
 
-def check_picture(data: bytes, settings: Settings) -> None:
-    """Refuse what is no picture, too large, or made to harm.
+def check_picture(data: bytes, settings: Settings) -> tuple[int, int]:
+    """Height and width; refuses what is no picture, too large, or made to harm.
 
     Raises:
         RequestError: 400 damaged, 413 too large, 415 not one of `FORMATS`.
@@ -90,6 +90,7 @@ def check_picture(data: bytes, settings: Settings) -> None:
         )
     if kind == "JPEG" and data.count(b"\xff\xda") > _SCANS:
         raise RequestError(400, f"The JPEG file has more than {_SCANS} scans.", code="too_many_scans")
+    return height, width
 
 
 def sniff(data: bytes) -> str:

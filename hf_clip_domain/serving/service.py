@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hf_clip_domain.memory import used
+from hf_clip_domain.serving.drift_status import DriftStatus
 from hf_clip_domain.serving.engine import Engine
 from hf_clip_domain.serving.errors import RequestError
 from hf_clip_domain.serving.metrics import Metrics
 from hf_clip_domain.serving.model import LoadedModel
+from hf_clip_domain.serving.quality import PictureFacts
+from hf_clip_domain.serving.recording import Recorder
 from hf_clip_domain.serving.settings import Settings
 from hf_clip_domain.serving.swap import Models
 
@@ -19,6 +22,8 @@ class Service:
     """One server's parts.
 
     Attributes:
+        recorder: of statistics, where they are wanted.
+        drift: the monitor's verdict, where one is to be shown.
         draining: set by SIGTERM: still answering, about to leave.
     """
 
@@ -26,6 +31,8 @@ class Service:
     metrics: Metrics
     engine: Engine
     models: Models
+    recorder: Recorder | None = None
+    drift: DriftStatus | None = None
     draining: bool = False
 
     def model(self, asked: str | None = None) -> LoadedModel:
@@ -58,6 +65,16 @@ class Service:
                     code="text_too_long",
                     param=f"{field}[{place}]",
                 )
+
+    def facts(self) -> PictureFacts | None:
+        """To be filled by the engine with what statistics keep of the pictures of the request that begins now; None where
+        they keep nothing of it."""
+        return PictureFacts() if self.recorder is not None and self.recorder.wants() else None
+
+    def record(self, model: LoadedModel, facts: PictureFacts | None, texts: Sequence[str] = (), **found) -> None:
+        """Tell statistics of an answered request that they want; returns at once. See `Recorder.record`."""
+        if self.recorder is not None and facts is not None:
+            self.recorder.record(model, texts, **found, **facts.found())
 
     @property
     def memory_bytes(self) -> int:

@@ -61,6 +61,10 @@ class Settings:
         max_gallery: pictures in the gallery, at most.
         gallery_bytes: bytes of the pictures added by requests, which are kept in memory.
         watch_seconds: how often the registry alias is looked up; 0 is never.
+
+        statistics: folder into which statistics of requests are written.
+        statistics_window: requests of a file.
+        drift: folder that `hf-clip-domain monitor --output` writes, whose verdict is shown.
     """
 
     model: str = "starter"
@@ -105,10 +109,22 @@ class Settings:
     gallery_bytes: int = 512 * MIB
     watch_seconds: float = 60.0
 
+    statistics: str | None = None
+    statistics_window: int = 500
+    drift: str | None = None
+
     def __post_init__(self) -> None:
         for name in ("max_batch", "queue", "max_body", "max_items", "max_labels", "max_characters", "max_image"):
             self._at_least(name, 1)
-        for name in ("max_pixels", "max_bodies", "disk_cache_bytes", "max_gallery", "gallery_bytes", "rate_burst"):
+        for name in (
+            "max_pixels",
+            "max_bodies",
+            "disk_cache_bytes",
+            "max_gallery",
+            "gallery_bytes",
+            "rate_burst",
+            "statistics_window",
+        ):
             self._at_least(name, 1)
         for name in ("threads", "workers", "rate_limit", "linger_ms", "drain_seconds", "cache", "watch_seconds"):
             self._at_least(name, 0)

@@ -20,20 +20,26 @@ from typing import Any
 import numpy as np
 
 from hf_clip_domain.errors import ClipDomainError
+from hf_clip_domain.serving.quality import QUALITIES
 from hf_clip_domain.serving.sketches import BUCKETS, SKETCH_DIM, buckets, sketch
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 PATTERN = "window-*.npz"
+# Windows that are not full yet; one that nobody has written for so many seconds is of a process that was killed.
+OPEN_PATTERN = "open-*.npz"
+ABANDONED_SECONDS = 600.0
 # Name: type, and shape of a row.
 SERIES: dict[str, tuple[type, tuple[int, ...]]] = {
     "image_sketches": (np.int8, (SKETCH_DIM,)),
     "text_sketches": (np.int8, (SKETCH_DIM,)),
     "pair_scores": (np.float32, ()),
+    "pair_margins": (np.float32, ()),
     "top_scores": (np.float32, ()),
     "entropies": (np.float32, ()),
     "image_sizes": (np.uint32, (2,)),
+    "image_qualities": (np.float32, (len(QUALITIES),)),
     "text_lengths": (np.uint32, ()),
 }
 _HOUR = 3600.0
@@ -43,8 +49,10 @@ class RequestStatistics:
     """Collects requests and writes a file whenever `requests` of them have come; safe in several threads.
 
     Several processes may write into one folder. What goes wrong with a file is logged and costs that window, never a
-    request. A window holds at most `rows` rows of each series, drawn evenly from all that came (reservoir sampling), and
-    the folder at most `keep` windows: the oldest go.
+    request. `save` keeps what the window has so far, so that a kill costs no more than what came since: what was saved
+    becomes a window once nobody has saved it again for ten minutes and some process writes into the folder. A window
+    holds at most `rows` rows of each series, drawn evenly from all that came (reservoir sampling), and the folder at most
+    `keep` windows: the oldest go.
 
     Args:
         folder: made where there is none.
@@ -85,10 +93,13 @@ class RequestStatistics:
             probe.unlink()
         except OSError as error:
             raise ClipDomainError(f"statistics: {folder} cannot be written: {error.strerror or error}.") from error
+        self.lost = 0  # requests of windows that could not be written
         self._lock = threading.Lock()
         self._draw = np.random.default_rng()
-        self._written = 0
+        self.written = 0
+        self._open = self.folder / f"open-{os.getpid()}-{uuid.uuid4().hex[:8]}.npz"
         self._begin()
+        self._tidy()
 
     def record(
         self,
@@ -96,10 +107,12 @@ class RequestStatistics:
         image_embeds: np.ndarray | None = None,
         text_embeds: np.ndarray | None = None,
         pair_scores: Sequence[float] | None = None,
+        pair_margins: Sequence[float] | None = None,
         top_scores: Sequence[float] | None = None,
         entropies: Sequence[float] | None = None,
         token_ids: Sequence[Iterable[int]] | None = None,
         image_sizes: Sequence[tuple[int, int]] | None = None,
+        image_qualities: Sequence[np.ndarray] | None = None,
     ) -> None:
         """One request: whatever of it there is. Arrays may be of any float type; the caller keeps them.
 
@@ -108,18 +121,22 @@ class RequestStatistics:
             text_embeds: `(m, d)` embeddings of what the user wrote; not of labels' prompts, which say nothing of him.
             pair_scores: `(p,)` similarity of each picture with the text that came with it as its own; not of all with
                 all. This is what tells whether pictures and texts belong together.
+            pair_margins: `(p,)` of the same pairs, see `centre`.
             top_scores: `(q,)` the best similarity of each query of a search or classification.
             entropies: `(q,)` entropy in nats of each classification's probabilities.
             token_ids: the texts' token ids, `m` of any length.
             image_sizes: `(n, 2)` height and width of the pictures as they came.
+            image_qualities: `(n, 4)` of the pictures as the model sees them, see `quality`.
         """
         found = {
             "image_sketches": None if image_embeds is None or not len(image_embeds) else sketch(image_embeds),
             "text_sketches": None if text_embeds is None or not len(text_embeds) else sketch(text_embeds),
             "pair_scores": pair_scores,
+            "pair_margins": pair_margins,
             "top_scores": top_scores,
             "entropies": entropies,
             "image_sizes": image_sizes,
+            "image_qualities": image_qualities,
             "text_lengths": None,
         }
         texts: list[np.ndarray] = []
@@ -138,6 +155,19 @@ class RequestStatistics:
             if self._count >= self.requests:
                 self._write()
 
+    def save(self) -> None:
+        """Keep on disk what the window has so far; to be called every few seconds where a kill must not cost a window.
+
+        A failure is not told of: it matters only together with a kill, and a full window tells.
+        """
+        with self._lock, contextlib.suppress(OSError):
+            if self._count > self._saved:
+                self._put(self._open)
+                self._saved = self._count
+            elif self._saved:
+                os.utime(self._open)  # still ours
+            self._tidy()
+
     def close(self) -> None:
         """Write what has come since the last window."""
         with self._lock:
@@ -150,7 +180,7 @@ class RequestStatistics:
         }
         self._seen = dict.fromkeys(SERIES, 0)
         self._tokens, self._texts = np.zeros(BUCKETS, dtype=np.uint32), 0
-        self._count, self._started = 0, time.time()
+        self._count, self._saved, self._started = 0, 0, time.time()
 
     def _add(self, name: str, rows: np.ndarray) -> None:
         """Vitter's algorithm R: after n rows, each of them is kept with probability `rows / n`."""
@@ -163,6 +193,22 @@ class RequestStatistics:
             self._seen[name] += 1
 
     def _write(self) -> None:
+        name = f"window-{int(time.time() * 1000):014d}-{os.getpid()}-{self._open.stem[-8:]}-{self.written:06d}.npz"
+        try:
+            # What was saved is replaced before it is renamed: a kill in between leaves this window once, not twice.
+            self._put(self._open)
+            os.rename(self._open, self.folder / name)
+            self.written += 1
+        except OSError as error:
+            logger.warning(f"Statistics of {self._count} requests are lost: {self.folder}: {error.strerror or error}")
+            self.lost += self._count
+            with contextlib.suppress(OSError):
+                self._open.unlink(missing_ok=True)
+        self._begin()
+        self._tidy()
+
+    def _put(self, file: Path) -> None:
+        """Write the window, whole or not at all."""
         meta: dict[str, Any] = {
             "format": FORMAT,
             "revision": self.revision,
@@ -176,23 +222,27 @@ class RequestStatistics:
         used = np.flatnonzero(self._tokens)
         arrays = {name: rows[: self._seen[name]] for name, rows in self._kept.items()}
         arrays |= {"token_buckets": used.astype(np.uint32), "token_counts": self._tokens[used]}
-        name = f"window-{int(meta['ended'] * 1000):014d}-{os.getpid()}-{self._written:06d}.npz"
-        part = self.folder / f".{name}.part"
+        part = file.with_name(f".{file.name}.part")
         try:
-            with open(part, "wb") as file:
-                np.savez(file, meta=np.array(json.dumps(meta)), **arrays)
-            os.replace(part, self.folder / name)
-        except OSError as error:
-            logger.warning(f"Statistics of {self._count} requests are lost: {self.folder}: {error.strerror or error}")
-        self._written += 1
-        self._begin()
-        with contextlib.suppress(OSError):  # another process tidies too
-            self._tidy()
+            with open(part, "wb") as stream:
+                np.savez(stream, meta=np.array(json.dumps(meta)), **arrays)
+            os.replace(part, file)
+        except OSError:
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
+            raise
 
     def _tidy(self) -> None:
-        """Only the newest windows remain; what a killed process left half written goes after an hour."""
-        for file in sorted(self.folder.glob(PATTERN))[: -self.keep]:
-            file.unlink(missing_ok=True)
-        for file in self.folder.glob(".*.part"):
-            if time.time() - file.stat().st_mtime > _HOUR:
+        """What killed processes left becomes windows, or goes if it is half written; only the newest windows remain."""
+        now = time.time()
+        with contextlib.suppress(OSError):  # another process tidies too
+            for file in self.folder.glob(OPEN_PATTERN):
+                if file != self._open and now - (ended := file.stat().st_mtime) > ABANDONED_SECONDS:
+                    os.rename(
+                        file, self.folder / f"window-{int(ended * 1000):014d}-{file.stem.removeprefix('open-')}.npz"
+                    )
+            for file in sorted(self.folder.glob(PATTERN))[: -self.keep]:
                 file.unlink(missing_ok=True)
+            for file in self.folder.glob(".*.part"):
+                if now - file.stat().st_mtime > _HOUR:
+                    file.unlink(missing_ok=True)

@@ -38,6 +38,7 @@ class Models:
         self.current, self.previous, self.gallery = current, None, gallery
         self._load, self._metrics = load, metrics
         self._one_at_a_time = asyncio.Lock()
+        self.swapped: Callable[[LoadedModel], None] = lambda before: None  # told of the model that served
 
     async def reload(self, version: str | None = None) -> LoadedModel:
         """Load, check, swap; the model that served is kept.
@@ -83,4 +84,5 @@ class Models:
                 self.current, self.previous = candidate, self.current
         else:
             self.current, self.previous = candidate, self.current
+        self.swapped(self.previous)
         log.info("model swapped", extra={"model": candidate.describe()})

@@ -18,9 +18,9 @@ def caption(draws: random.Random) -> str:
     return " ".join([*draws.choices(_WORDS, k=draws.randint(7, 13)), str(draws.randrange(10**6))])
 
 
-def pictures(count: int, side: int = 256) -> list[bytes]:
+def pictures(count: int, side: int = 256, seed: int = 0) -> list[bytes]:
     """JPEG files, as phones and thumbnails have them: smooth, with some detail."""
-    draws, found = random.Random(0), []
+    draws, found = random.Random(seed), []
     for _ in range(count):
         coarse = Image.frombytes("RGB", (16, 16), draws.randbytes(16 * 16 * 3))
         stream = io.BytesIO()

@@ -1,9 +1,13 @@
 """A model is trained, served and watched: the reference of the run, the command's verdicts, and what it writes."""
 
+import asyncio
+import base64
+import io
 import json
 import sys
 import time
 
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -18,11 +22,15 @@ from hf_clip_domain.embedder import ClipEmbedder
 from hf_clip_domain.models.fingerprint import fingerprint
 from hf_clip_domain.models.loading import load_model
 from hf_clip_domain.ops.drift.feedback import hits
-from hf_clip_domain.ops.drift.making import hashed_texts, identity, pair_scores
+from hf_clip_domain.ops.drift.making import hashed_texts, identity, noting_quality, pair_scores
 from hf_clip_domain.ops.drift.reference import Reference
+from hf_clip_domain.serving.app import create_app
+from hf_clip_domain.serving.centre import read_centre
+from hf_clip_domain.serving.settings import Settings
 from hf_clip_domain.serving.statistics import RequestStatistics
 
 SPLITS = ["train"] * 60 + ["validation"] * 100 + ["test"] * 60
+NAMES_OF_PAIRS = ("image", "text", "quality", "alignment", "pairing", "terms")
 WORDS = "red green blue dark pale warm".split()
 
 
@@ -77,7 +85,8 @@ def served(run, tmp_path_factory):
         folders[name] = tmp_path_factory.mktemp("statistics")
         statistics = RequestStatistics(folders[name], **identity(embedder), requests=100)
         pictures, texts = zip(*(draw(number, seed=1) for number in range(200)), strict=True)
-        images, texts = embedder.embed_images(map(change, pictures)), list(map(say, texts))
+        qualities, texts = [], list(map(say, texts))
+        images = embedder.embed_images(noting_quality(embedder, map(change, pictures), qualities))
         embeds, ids = embedder.embed_texts(texts), embedder.processor.tokenizer(texts)["input_ids"]
         scores = pair_scores(embedder, images, embeds)
         for row in range(200):
@@ -88,6 +97,7 @@ def served(run, tmp_path_factory):
                 pair_scores=scores[one],
                 token_ids=ids[one],
                 image_sizes=[(32, 32)],
+                image_qualities=qualities[one],
             )
     return folders
 
@@ -95,13 +105,18 @@ def served(run, tmp_path_factory):
 @pytest.mark.slow
 def test_a_run_leaves_a_reference_of_its_held_out_pairs(run):
     reference = Reference.load(run / "drift_reference.npz")
-    assert list(reference.tests) == ["image", "text", "alignment", "terms"]
+    assert list(reference.tests) == ["image", "text", "quality", "alignment", "pairing", "terms"]
     assert len(reference.arrays["pair_scores"]) == 160 and reference.meta["origin"] == "held-out pairs"
     model, _ = load_model(str(run))  # from the disk again
     assert reference.meta["revision"] == fingerprint(model) and reference.meta["resolution"] == 32
     with torch.no_grad():
         next(model.parameters()).view(-1)[0] += 1e-3
     assert reference.meta["revision"] != fingerprint(model)
+    centre, fresh = read_centre(run, fingerprint(load_model(str(run))[0])), ClipEmbedder.from_pretrained(run)
+    pictures, texts = zip(*(draw(number) for number in range(60, 220)), strict=True)
+    margins = centre.margins(fresh.embed_images(pictures).numpy(), fresh.embed_texts(texts).numpy())
+    np.testing.assert_allclose(np.sort(reference.arrays["pair_margins"]), np.sort(margins), atol=1e-5)
+    assert read_centre(run, fingerprint(model)) is None and read_centre(run / "no", "") is None
     embedder = ClipEmbedder.from_pretrained(run)
     counts = sum(len(text) for text in hashed_texts(embedder, [draw(n)[1] for n in range(60, 220)]))
     assert reference.arrays["token_counts"].sum() == counts
@@ -118,7 +133,9 @@ def test_traffic_as_before_is_no_drift_and_changed_traffic_is_named(run, served,
     printed = capsys.readouterr().out
     assert "DRIFT in image embeddings" in printed and "The pictures changed and the texts did not" in printed
     found = json.loads((out / "drift.json").read_text())
-    assert found["drift"] and "image" in found["drifted"] and "text" not in found["drifted"]
+    assert found["drift"] and {"image", "quality"} <= set(found["drifted"]) and "text" not in found["drifted"]
+    assert "The pictures are less sharp" in found["suggestion"]["text"]
+    assert found["figures"]["sharpness"]["window"] < found["figures"]["sharpness"]["reference"]
     command = found["suggestion"]["command"]
     assert command.startswith(
         f"hf-clip-domain train --domain scientific --dataset NEW_PAIRS --model_name_or_path {run}"
@@ -130,6 +147,51 @@ def test_traffic_as_before_is_no_drift_and_changed_traffic_is_named(run, served,
     assert {"z", "q", "x", "v", "j"} <= {
         term for terms in found["suggestion"]["new_terms"] for term in terms.split("/")
     }
+
+
+@pytest.mark.slow
+def test_a_server_is_asked_watched_and_says_so(run, tmp_path):
+    """From requests over HTTP to the verdict that the same server shows: the model as it was trained, no file made up."""
+    out, statistics = tmp_path / "out", tmp_path / "statistics"
+
+    def monitor():
+        return main(["monitor", str(run), "--statistics", str(statistics), "--output", str(out)])
+
+    async def ask():
+        settings = Settings(model=str(run), statistics=str(statistics), statistics_window=10, drift=str(out))
+        app = create_app(settings)
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test", timeout=60) as client,
+        ):
+
+            async def traffic(numbers, change):
+                before = app.state.service.recorder.windows
+                for start in range(0, len(numbers), 10):
+                    pairs = []
+                    for number in numbers[start : start + 10]:
+                        picture, text = draw(number, seed=2)
+                        change(picture).save(stream := io.BytesIO(), "PNG")
+                        pairs.append({"image": base64.b64encode(stream.getvalue()).decode(), "text": text})
+                    assert (await client.post("/pairs", json={"pairs": pairs})).status_code == 200
+                while app.state.service.recorder.windows == before:
+                    await asyncio.sleep(0.01)
+
+            async def shown():
+                return (await client.get("/stats")).json()["drift"]
+
+            assert (await shown())["status"] == "missing"
+            await traffic(range(100), lambda picture: picture)
+            assert await asyncio.to_thread(monitor) == 0 and (await shown())["status"] == "ok"
+            tests = json.loads((out / "drift.json").read_text())["looks"][0]["tests"]
+            assert {name: test["rows"] for name, test in tests.items()} == dict.fromkeys(NAMES_OF_PAIRS, 100)
+            await traffic(range(100, 200), lambda picture: picture.filter(ImageFilter.GaussianBlur(3)))
+            assert await asyncio.to_thread(monitor) == 3
+            status = await shown()
+            assert status["status"] == "drift" and "quality" in status["drifted"] and status["windows"] == 2
+            assert 'drift_detected{test="quality"} 1' in (await client.get("/metrics")).text
+
+    asyncio.run(ask())
 
 
 @pytest.mark.slow
@@ -148,7 +210,9 @@ def test_what_is_written_for_machines_and_people_is_well_formed(run, served, tmp
     for rule in rules:
         assert {"alert", "expr", "for", "labels", "annotations"} == set(rule)
     named = " ".join(rule["expr"] for rule in rules)
-    assert all(name in named for name in ("drift_detected", "last_check_timestamp_seconds", "windows_skipped"))
+    assert all(
+        name in named for name in ("detected", "last_check_timestamp_seconds", "windows_skipped", "drift_status")
+    )
 
     page = (tmp_path / "drift.html").read_text()
     assert (

@@ -2,14 +2,24 @@
 
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 from scipy.stats import binom, ks_2samp, norm
 
 from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.ops.drift.calibration import joint_p_values, null_distribution, splits
 from hf_clip_domain.ops.drift.detector import Rule, judge, look
 from hf_clip_domain.ops.drift.reference import Reference
-from hf_clip_domain.ops.drift.two_sample import KernelDistance, ScoreDistance, UnseenTerms, scale
+from hf_clip_domain.ops.drift.two_sample import (
+    KernelDistance,
+    MeanDistance,
+    QualityDistance,
+    ScoreDistance,
+    UnseenTerms,
+    scale,
+)
 from hf_clip_domain.ops.drift.windows import Window
+from hf_clip_domain.serving.centre import Centre
+from hf_clip_domain.serving.quality import QUALITIES, quality
 from hf_clip_domain.serving.sketches import BUCKETS, sketch
 from hf_clip_domain.serving.statistics import SERIES
 
@@ -59,7 +69,79 @@ def test_the_distances_are_what_they_are_named_for():
     rates = [(unseen[~s].sum() / tokens[~s].sum(), unseen[s].sum() / tokens[s].sum(), s.sum()) for s in first]
     expected = [np.sqrt(scale(n, 40 - n)) * (there - here) for there, here, n in rates]
     assert terms.of_splits(first) == pytest.approx(expected)
-    assert terms.against(0.5, 40) == pytest.approx(np.sqrt(20) * (0.5 - terms.rate))
+    assert terms.against(0.5, 40) == pytest.approx(np.sqrt(20) * (0.5 - terms.rate - 0.01))
+
+
+def test_one_new_term_among_texts_of_a_template_is_no_drift():
+    terms = UnseenTerms(np.zeros(400), np.full(400, 28))
+    null = null_distribution({"terms": terms}, {"terms": np.arange(400)}, 999)
+    for rate, drifted in ((1 / 14_000, False), (0.005, False), (0.02, True)):
+        assert (joint_p_values(null, np.array([terms.against(rate, 500)]))[1][0] <= 0.01) == drifted
+
+
+def test_a_model_that_tells_pairs_apart_only_just_shows_shuffled_captions_when_centred():
+    """What a picture and a text have alone varies more than what they have together."""
+    draw = np.random.default_rng(0)
+
+    def pairs(count):
+        shared = draw.normal(size=(count, 16))
+        sides = [shared + 2 * draw.normal(size=(count, 16)) for _ in range(2)]
+        return [side * 0.02 + np.eye(16)[0] * (1 + 0.1 * draw.normal(size=(count, 1))) for side in sides]
+
+    centre = Centre(*(side.mean(axis=0) for side in pairs(400)))
+    images, texts = pairs(300)
+    seen, said = pairs(300)
+    plain = {
+        "alignment": ScoreDistance((images * texts).sum(axis=1)),
+        "pairing": MeanDistance(centre.margins(images, texts)),
+    }
+    null = null_distribution(plain, dict.fromkeys(plain, np.arange(300)), 499)
+    first = draw.random((4, 300)) < 0.4
+    margins, test = centre.margins(images, texts), plain["pairing"]
+    expected = [abs(margins[side].mean() - margins[~side].mean()) / margins.std() for side in first]
+    expected *= np.sqrt([scale(side.sum(), (~side).sum()) for side in first])
+    assert test.of_splits(first) == pytest.approx(expected, rel=1e-4)
+
+    def p_values(said):
+        found = [plain["alignment"].against((seen * said).sum(axis=1)), test.against(centre.margins(seen, said))]
+        return joint_p_values(null, np.array(found))[1]
+
+    assert (p_values(said) > 0.05).all()
+    alignment, pairing = p_values(np.roll(said, 1, axis=0))
+    assert alignment > 0.05 and pairing < 0.01
+
+
+def test_the_quality_of_pictures_is_the_largest_distance_of_its_four_figures():
+    draw = np.random.default_rng(0)
+    rows, other = draw.normal(size=(40, 4)), draw.normal(size=(25, 4))
+    other[:, 2] += 1
+    first = draw.random((3, 40)) < 0.4
+    test = QualityDistance(rows)
+    expected = max(ks_2samp(rows[:, place], other[:, place]).statistic for place in range(4))
+    assert test.against(other) == pytest.approx(np.sqrt(scale(40, 25)) * expected)
+    expected = [max(ScoreDistance(column).of_splits(side[None])[0] for column in rows.T) for side in first]
+    assert test.of_splits(first) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("brightness", lambda picture: picture + 0.4),
+        ("contrast", lambda picture: 2 * picture),
+        ("sharpness", lambda picture: gaussian_filter(picture, (0, 2, 2))),
+        ("noise", lambda picture: picture + np.random.default_rng(1).normal(0, 0.3, picture.shape)),
+    ],
+)
+def test_each_figure_of_quality_tells_what_it_is_named_for(name, change):
+    """Of soft slopes with an edge: it is noise that the edge is not taken for."""
+    slope = np.linspace(-1, 1, 64)[None, :] * np.ones((64, 1))
+    picture = np.stack([slope + (slope.T > 0.2)] * 3) + np.random.default_rng(0).normal(0, 0.02, (3, 64, 64))
+    before, after = quality(picture), quality(change(picture))
+    place = QUALITIES.index(name)
+    moved = after[place] - before[place]
+    assert moved < -0.5 if name == "sharpness" else moved > 0.3
+    still = {"brightness": [1, 2, 3], "contrast": [2], "sharpness": [], "noise": [0]}[name]
+    assert np.abs(after - before)[still].max(initial=0) < 0.05
 
 
 def test_splits_keep_clusters_together():

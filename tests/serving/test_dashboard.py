@@ -11,11 +11,14 @@ import uvicorn
 
 from hf_clip_domain.data.samples import load_samples
 from hf_clip_domain.embedder import ClipEmbedder
+from hf_clip_domain.models.fingerprint import fingerprint
 from hf_clip_domain.serving import Client
 from hf_clip_domain.serving.app import create_app
 from hf_clip_domain.serving.auth import new_key
 from hf_clip_domain.serving.model import LoadedModel
 from hf_clip_domain.serving.settings import Settings
+
+from .test_recording import report
 
 PAGE = Path(__file__).parents[2] / "hf_clip_domain" / "serving" / "dashboard" / "index.html"
 
@@ -43,7 +46,7 @@ def served(tmp_path):
     key, line = new_key("dashboard")
     (tmp_path / "keys").write_text(line)
     embedder = ClipEmbedder.from_pretrained("starter")
-    settings = Settings(api_keys=str(tmp_path / "keys"))
+    settings = Settings(api_keys=str(tmp_path / "keys"), drift=str(tmp_path))
     config = uvicorn.Config(create_app(settings, LoadedModel(embedder, source="starter")), port=0, log_level="warning")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
@@ -78,6 +81,14 @@ def test_it_shows_the_load_and_compares_a_picture_with_captions(browser, served,
             client.similarity(pictures[:6], texts)
             client.classify(pictures[6:9], ["a chart", "a galaxy"])
             time.sleep(1)
+    assert (
+        page.locator("#drift").inner_text() == "missing"
+        and "hf-clip-domain monitor" in page.locator("#drifts").inner_text()
+    )
+    (tmp_path / "drift.json").write_text(report(fingerprint(embedder.model), time.time(), ["image"]))
+    page.locator("#drift.error", has_text="drift").wait_for()
+    said = page.locator("#drifts").inner_text()
+    assert "drifted image" in said and said.endswith("windows 1")
     page.locator("#latency").get_by_text("/v1/embeddings").wait_for()
     page.locator("#batches").get_by_text("pictures").wait_for()
     assert float(page.locator("#rate").inner_text()) > 0 and page.locator("#name").inner_text() == "starter"

@@ -20,6 +20,8 @@ from hf_clip_domain.evaluation.terminology import available_terminologies, load_
 from hf_clip_domain.models.fingerprint import fingerprint
 from hf_clip_domain.models.positions import text_capacity
 from hf_clip_domain.ops.drift.reference import FEWEST_ROWS, REFERENCE_FILE, Reference
+from hf_clip_domain.serving.centre import Centre
+from hf_clip_domain.serving.quality import quality
 from hf_clip_domain.serving.sketches import BUCKETS, buckets, count_texts, sketch
 
 ROWS = 1000
@@ -70,17 +72,25 @@ def make_reference(
     else:
         others = _drawn(train, draw.permutation(len(train)), OTHERS)
     chosen, pictures, texts = _drawn(pairs, order, rows)
-    images = embedder.embed_images(pictures, progress=progress)
+    qualities: list[np.ndarray] = []
+    images = embedder.embed_images(noting_quality(embedder, pictures, qualities), progress=progress)
     embeds = embedder.embed_texts(texts, progress=progress)
+    other_images = embedder.embed_images(others[1], progress=progress).numpy()
+    other_texts = embedder.embed_texts(others[2], progress=progress).numpy()
+    centre = Centre(other_images.mean(axis=0), other_texts.mean(axis=0))
     hashed = hashed_texts(embedder, texts)
     groups = [str(row.get("group") or f"row {place}") for place, row in enumerate(chosen)]
     names, sketches, index = _domains(embedder)
     arrays = {
         "image_sketches": sketch(images.numpy()),
         "text_sketches": sketch(embeds.numpy()),
-        "image_others": sketch(embedder.embed_images(others[1], progress=progress).numpy()),
-        "text_others": sketch(embedder.embed_texts(others[2], progress=progress).numpy()),
+        "image_others": sketch(other_images),
+        "text_others": sketch(other_texts),
+        "image_mean": centre.image,
+        "text_mean": centre.text,
+        "image_qualities": np.stack(qualities),
         "pair_scores": pair_scores(embedder, images, embeds),
+        "pair_margins": centre.margins(images.numpy(), embeds.numpy()),
         "clusters": np.unique(groups, return_inverse=True)[1].astype(np.int32),
         "token_counts": count_texts(hashed),
         "image_embeds": images.numpy().astype(np.float16),
@@ -146,6 +156,16 @@ def pair_scores(embedder: ClipEmbedder, images: torch.Tensor, texts: torch.Tenso
         for start in range(0, len(images), _CHUNK)
     ]
     return torch.cat(parts).float().numpy()
+
+
+def noting_quality(
+    embedder: ClipEmbedder, pictures: Iterable[Any], qualities: list[np.ndarray]
+) -> Iterator[torch.Tensor]:
+    """Pictures as the model takes them `(3, h, w)`; how sharp and noisy each is, `(4,)`, is noted on the way."""
+    for position, picture in enumerate(pictures):
+        pixels = embedder.pixels(position, picture)
+        qualities.append(quality(pixels.numpy()))
+        yield pixels
 
 
 def _drawn(pairs: Any, order: np.ndarray, most: int) -> tuple[list[dict[str, Any]], Iterator[Any], list[str]]:

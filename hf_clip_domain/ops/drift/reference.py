@@ -18,11 +18,17 @@ import numpy as np
 
 from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.ops.drift.calibration import RESAMPLES, null_distribution
-from hf_clip_domain.ops.drift.two_sample import KernelDistance, ScoreDistance, UnseenTerms
+from hf_clip_domain.ops.drift.two_sample import (
+    KernelDistance,
+    MeanDistance,
+    QualityDistance,
+    ScoreDistance,
+    UnseenTerms,
+)
 from hf_clip_domain.ops.drift.windows import Window
+from hf_clip_domain.serving.centre import REFERENCE_FILE as REFERENCE_FILE
 from hf_clip_domain.serving.sketches import BUCKETS, restore
 
-REFERENCE_FILE = "drift_reference.npz"
 FORMAT = 1
 # A test of fewer rows on either side is left out: it would tell nothing.
 FEWEST_ROWS = 50
@@ -32,7 +38,11 @@ _ARRAYS = {
     "text_sketches",
     "image_others",
     "text_others",
+    "image_qualities",
+    "image_mean",
+    "text_mean",
     "pair_scores",
+    "pair_margins",
     "top_scores",
     "entropies",
     "clusters",
@@ -55,8 +65,9 @@ class Reference:
         meta: `model`, `revision`, `resolution`, `domain`, `dataset`, `origin` ("held-out pairs" or "requests"),
             `domains` (names for `domain_index`), `labels` (of each row).
         arrays: `image_sketches (n, 64)` and `text_sketches (m, 64)` int8; `image_others`, `text_others (k, 64)` int8 by
-            which these are whitened; `pair_scores`, `top_scores`, `entropies`;
-            `clusters (n,)` where the first three have a row each in the same order; `unseen`, `tokens (m,)` of each text;
+            which these are whitened; `image_qualities (n, 4)`; `image_mean`, `text_mean (d,)` by which `pair_margins` are
+            centred; `pair_scores`, `top_scores`, `entropies`; `clusters (n,)` of the held-out pairs, which have a row each
+            in the same order; `unseen`, `tokens (m,)` of each text;
             `vocabulary (BUCKETS,)` bool of the training captions; `token_counts (BUCKETS,)`; `image_embeds`,
             `text_embeds (n, d)` float16 for measured degradation; `domain_sketches`, `domain_index` of texts of the
             packaged domains.
@@ -76,8 +87,12 @@ class Reference:
         for kind in ("image", "text"):
             if f"{kind}_sketches" in have and f"{kind}_others" in have:
                 found[kind] = KernelDistance(*(restore(have[f"{kind}_{part}"]) for part in ("sketches", "others")))
+        if "image_qualities" in have:
+            found["quality"] = QualityDistance(have["image_qualities"])
         if "pair_scores" in have:
             found["alignment"] = ScoreDistance(have["pair_scores"])
+        if "pair_margins" in have:
+            found["pairing"] = MeanDistance(have["pair_margins"])
         if "unseen" in have and have["tokens"].sum() > 0:
             found["terms"] = UnseenTerms(have["unseen"], have["tokens"])
         for test, series in (("top_score", "top_scores"), ("entropy", "entropies")):
@@ -149,8 +164,10 @@ class Reference:
         found: dict[str, tuple[float, int]] = {}
         series = {
             "image": window.images,
+            "quality": window.qualities,
             "text": window.text_vectors,
             "alignment": window.pair_scores,
+            "pairing": window.pair_margins,
             "top_score": window.series["top_scores"],
             "entropy": window.series["entropies"],
         }
@@ -172,7 +189,9 @@ def from_windows(windows: Window, meta: dict[str, Any]) -> Reference:
     """A reference of requests from a time when all was well, pooled; holds top scores and entropies too, which depend on
     the labels and galleries in use and which training therefore cannot know."""
     arrays = {
+        "image_qualities": windows.qualities,
         "pair_scores": windows.pair_scores,
+        "pair_margins": windows.pair_margins,
         "top_scores": windows.series["top_scores"],
         "entropies": windows.series["entropies"],
         "token_counts": windows.token_counts,

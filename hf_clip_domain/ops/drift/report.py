@@ -18,11 +18,14 @@ from hf_clip_domain.ops.drift.feedback import Degradation
 from hf_clip_domain.ops.drift.reference import Reference
 from hf_clip_domain.ops.drift.suggestion import Suggestion
 from hf_clip_domain.ops.drift.windows import Window
+from hf_clip_domain.serving.quality import QUALITIES
 
 NAMES = {
     "image": "image embeddings",
+    "quality": "picture quality",
     "text": "text embeddings",
     "alignment": "image-text alignment",
+    "pairing": "centred alignment",
     "terms": "unseen terms",
     "top_score": "top scores",
     "entropy": "entropy",
@@ -167,6 +170,13 @@ def alert_rules() -> str:
             "hf-clip-domain monitor has not run for a day",
         ),
         _rule(
+            "ClipDriftUnknown",
+            f'max by (instance, status) ({_PREFIX}_status{{status=~"missing|unreadable|of another model"}}) == 1',
+            "6h",
+            "warning",
+            "The server has no verdict on drift that holds: {{ $labels.status }}",
+        ),
+        _rule(
             "ClipStatisticsUnusable",
             f"{_PREFIX}_windows_skipped > 0",
             "1h",
@@ -183,6 +193,9 @@ def figures_of(reference: Reference, window: Window) -> dict[str, dict[str, floa
     arrays, found = reference.arrays, {}
     for name, own in (("pair_scores", "pair score"), ("top_scores", "top score"), ("entropies", "entropy")):
         found[own] = {"reference": arrays.get(name), "window": window.series[name]}
+    for place, name in enumerate(QUALITIES):
+        own = arrays.get("image_qualities")
+        found[name] = {"reference": own if own is None else own[:, place], "window": window.qualities[:, place]}
     found["picture height"] = {"window": window.series["image_sizes"][:, 0]}
     found["picture width"] = {"window": window.series["image_sizes"][:, 1]}
     found["tokens of a text"] = {"window": window.series["text_lengths"]}

@@ -13,6 +13,7 @@ from sklearn.cluster import KMeans
 
 from hf_clip_domain.ops.drift.reference import Reference
 from hf_clip_domain.ops.drift.windows import Window
+from hf_clip_domain.serving.quality import QUALITIES
 from hf_clip_domain.serving.sketches import restore
 
 REFERENCE = "the reference"
@@ -24,6 +25,13 @@ _FEWEST_TEXTS = 5
 # Domains are named from texts only when so many of them are nearer to one than to the reference.
 _CLEAR = 0.5
 _COLLECT = 500
+# Less and more of it.
+_WORDS = {
+    "brightness": ("darker", "brighter"),
+    "contrast": ("of less contrast", "of more contrast"),
+    "sharpness": ("less sharp", "sharper"),
+    "noise": ("smoother", "noisier"),
+}
 
 
 @dataclass(frozen=True)
@@ -64,7 +72,7 @@ def suggest(
     clusters = [*shifted(reference, window, "image"), *shifted(reference, window, "text")]
     terms = new_terms(reference, window, decode) if decode else ()
     own, target = reference.meta["domain"], None
-    pictures, texts = "image" in drifted, bool(drifted & {"text", "terms"})
+    pictures, texts = bool(drifted & {"image", "quality"}), bool(drifted & {"text", "terms"})
     if texts and nearest:
         share, name = max((share, name) for name, share in nearest.items() if name != REFERENCE)
         target = name if share >= _CLEAR else None
@@ -87,6 +95,8 @@ def suggest(
         what = "Pictures and texts" if pictures else "The texts"
         towards = f" {nearest[target]:.0%} of the texts are nearest to {target}." if target and target != own else ""
         said = f"{what} changed.{towards} Collect {_COLLECT} pairs of the new kind, and as many of the old, and adapt again."
+    if changes := quality_changes(reference, window) if "quality" in drifted else ():
+        said += f" The pictures are {', '.join(changes)} than in the reference."
     if terms:
         said += f" Terms that training never saw: {', '.join(terms)}."
     words = ["hf-clip-domain", "train", "--domain", domain, "--dataset", "NEW_PAIRS"]
@@ -110,6 +120,15 @@ def nearest_domains(reference: Reference, window: Window) -> dict[str, float]:
     close = owner[np.argpartition(-(texts @ rows.T), _NEIGHBOURS, axis=1)[:, :_NEIGHBOURS]]
     votes = np.stack([(close == number).sum(axis=1) for number in range(len(names))], axis=1).argmax(axis=1)
     return {name: float((votes == number).mean()) for number, name in enumerate(names)}
+
+
+def quality_changes(reference: Reference, window: Window) -> tuple[str, ...]:
+    """In which ways the pictures' quality differs: medians more than half an interquartile range apart."""
+    own, seen = reference.arrays["image_qualities"], window.qualities
+    low, middle, high = np.percentile(own, (25, 50, 75), axis=0)
+    apart = (np.median(seen, axis=0) - middle) / np.maximum(high - low, 0.1)
+    order = [place for place in np.argsort(-np.abs(apart)) if abs(apart[place]) > 0.5]
+    return tuple(_WORDS[QUALITIES[place]][int(apart[place] > 0)] for place in order)
 
 
 def shifted(reference: Reference, window: Window, kind: str) -> list[Cluster]:

@@ -12,6 +12,7 @@ from sklearn.covariance import ledoit_wolf
 
 # Directions of less than this share of the mean variance are not enlarged further.
 _FLOOR = 0.1
+_LEAST_MORE = 0.01
 
 
 def scale(n: int, m: int) -> float:
@@ -104,12 +105,61 @@ class ScoreDistance:
         """As for `KernelDistance`."""
         ordered = self.reference[self._order]
         last_of_ties = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))
-        passed = np.cumsum(first[:, self._order], axis=1, dtype=np.float32)  # whole numbers, exact
-        n = passed[:, -1:].astype(np.float64)
-        m = first.shape[1] - n
-        passed = passed[:, last_of_ties]
-        apart = np.abs(passed / n - (last_of_ties + 1 - passed) / m).max(axis=1)
-        return np.sqrt(n * m / (n + m))[:, 0] * apart
+        passed = np.ascontiguousarray(first.T)[self._order].astype(np.float32)  # (n, k): a split a column
+        np.cumsum(passed, axis=0, out=passed)  # whole numbers, exact
+        n = passed[-1].astype(np.float64)
+        m = len(passed) - n
+        if len(last_of_ties) < len(passed):
+            passed = passed[last_of_ties]
+        # passed / n - (all - passed) / m, in place.
+        passed *= (len(self._order) / (n * m)).astype(np.float32)
+        passed -= (last_of_ties + 1).astype(np.float32)[:, None] / m.astype(np.float32)
+        return np.sqrt(n * m / (n + m)) * np.maximum(passed.max(axis=0), -passed.min(axis=0))
+
+
+class MeanDistance:
+    """The difference of two means by the reference's standard deviation, scaled.
+
+    Args:
+        reference: `(n,)`.
+    """
+
+    def __init__(self, reference: np.ndarray) -> None:
+        self.reference = np.asarray(reference, dtype=np.float64)
+        self._unit = (self.reference - self.reference.mean()) / max(float(self.reference.std()), 1e-12)
+
+    def against(self, window: np.ndarray) -> float:
+        """For a window `(m,)`."""
+        apart = (float(np.mean(window)) - self.reference.mean()) / max(float(self.reference.std()), 1e-12)
+        return float(np.sqrt(scale(len(self.reference), len(window))) * abs(apart))
+
+    def of_splits(self, first: np.ndarray) -> np.ndarray:
+        """As for `KernelDistance`."""
+        side = first.astype(np.float64)
+        n = side.sum(axis=1)
+        m = side.shape[1] - n
+        inside = side @ self._unit
+        return np.sqrt(n * m / (n + m)) * np.abs(inside / n - (self._unit.sum() - inside) / m)
+
+
+class QualityDistance:
+    """The largest `ScoreDistance` of any column: sharpness, noise, brightness and contrast of pictures.
+
+    Args:
+        reference: `(n, 4)`.
+    """
+
+    def __init__(self, reference: np.ndarray) -> None:
+        self.reference = reference
+        self._columns = [ScoreDistance(column) for column in reference.T]
+
+    def against(self, window: np.ndarray) -> float:
+        """For a window `(m, 4)`."""
+        return max(test.against(column) for test, column in zip(self._columns, window.T, strict=True))
+
+    def of_splits(self, first: np.ndarray) -> np.ndarray:
+        """As for `KernelDistance`."""
+        return np.max([test.of_splits(first) for test in self._columns], axis=0)
 
 
 class UnseenTerms:
@@ -125,8 +175,12 @@ class UnseenTerms:
         self.rate = float(self.unseen.sum() / self.tokens.sum())
 
     def against(self, rate: float, texts: int) -> float:
-        """For a window of so many texts with this share."""
-        return float(np.sqrt(scale(len(self.tokens), texts)) * (rate - self.rate))
+        """For a window of so many texts with this share; what is less than a point above the reference's counts as none.
+
+        Where captions follow a template, the reference may have no unseen term at all; its splits then say that one can
+        never come, and the first one would be an alarm.
+        """
+        return float(np.sqrt(scale(len(self.tokens), texts)) * (rate - self.rate - _LEAST_MORE))
 
     def of_splits(self, first: np.ndarray) -> np.ndarray:
         """As for `KernelDistance`."""

@@ -45,6 +45,16 @@ class Window:
         return restore(np.unique(self.series["image_sketches"], axis=0))
 
     @property
+    def pair_margins(self) -> np.ndarray:
+        """As `pair_scores`."""
+        return np.unique(self.series["pair_margins"])
+
+    @property
+    def qualities(self) -> np.ndarray:
+        """`(n, 4)` of different pictures."""
+        return np.unique(self.series["image_qualities"], axis=0)
+
+    @property
     def text_vectors(self) -> np.ndarray:
         """Unit vectors `(m, 64)`, repeated ones too: how often a query is asked belongs to the traffic."""
         return restore(self.series["text_sketches"])

@@ -11,10 +11,13 @@ from fastapi import FastAPI, Request, Response
 from hf_clip_domain.serving.answers import answer
 from hf_clip_domain.serving.errors import RequestError
 from hf_clip_domain.serving.inputs import read_body
+from hf_clip_domain.serving.model import LoadedModel
 from hf_clip_domain.serving.openapi import described
+from hf_clip_domain.serving.quality import PictureFacts
 from hf_clip_domain.serving.schemas import EmbeddingsRequest, EmbeddingsResponse, ImageInput, TextInput
 from hf_clip_domain.serving.service import Service
 
+Input = str | TextInput | ImageInput
 _FORM = {"input": "texts", "images": "files", "encoding_format": "text", "model": "text"}
 
 
@@ -32,7 +35,9 @@ def add_routes(app: FastAPI, service: Service) -> None:
             raise RequestError(
                 400, f"This model has {model.dimensions} dimensions.", code="wrong_dimensions", param="dimensions"
             )
-        rows = await embed_mixed(service, model, inputs)
+        facts = service.facts()
+        rows = await embed_mixed(service, model, inputs, facts)
+        _record(service, model, inputs, rows, facts)
         as_base64 = body.encoding_format == "base64"
         data = [
             {"object": "embedding", "index": place, "embedding": _base64(row) if as_base64 else row}
@@ -49,7 +54,9 @@ def add_routes(app: FastAPI, service: Service) -> None:
         )
 
 
-async def embed_mixed(service: Service, model, inputs: list[str | TextInput | ImageInput]) -> list[np.ndarray]:
+async def embed_mixed(
+    service: Service, model: LoadedModel, inputs: list[Input], facts: PictureFacts | None = None
+) -> list[np.ndarray]:
     """A row for each text and picture, in their order."""
     texts = {place: item for place, item in enumerate(inputs) if isinstance(item, str)}
     texts |= {place: item.text for place, item in enumerate(inputs) if isinstance(item, TextInput)}
@@ -58,7 +65,7 @@ async def embed_mixed(service: Service, model, inputs: list[str | TextInput | Im
     if not images:
         rows = await service.engine.embed_texts(model, list(texts.values()))
         return [rows[place] for place in _inverse(list(texts))]
-    tasks = [service.engine.embed_pictures(model, list(images.values()))]
+    tasks = [service.engine.embed_pictures(model, list(images.values()), facts)]
     tasks += [service.engine.embed_texts(model, list(texts.values()))] if texts else []
     found = await asyncio.gather(*tasks)
     for place, row in zip(images, found[0], strict=True):
@@ -67,6 +74,17 @@ async def embed_mixed(service: Service, model, inputs: list[str | TextInput | Im
     by_place = dict(zip(images, found[0], strict=True))
     by_place |= dict(zip(texts, found[1], strict=True)) if texts else {}
     return [by_place[place] for place in range(len(inputs))]
+
+
+def _record(
+    service: Service, model: LoadedModel, inputs: list[Input], rows: list[np.ndarray], facts: PictureFacts | None
+) -> None:
+    if facts is None:  # spares the lists
+        return
+    images = [row for item, row in zip(inputs, rows, strict=True) if isinstance(item, ImageInput)]
+    texts = [item if isinstance(item, str) else item.text for item in inputs if not isinstance(item, ImageInput)]
+    embeds = [row for item, row in zip(inputs, rows, strict=True) if not isinstance(item, ImageInput)]
+    service.record(model, facts, texts, image_embeds=images, text_embeds=embeds)
 
 
 def _inverse(places: list[int]) -> list[int]:

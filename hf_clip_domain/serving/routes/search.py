@@ -40,13 +40,18 @@ def add_routes(app: FastAPI, service: Service) -> None:
         body = await read_body(request, SearchRequest)
         if (body.text is None) == (body.image is None):
             raise RequestError(422, "Send either a text or an image.", code="invalid_body", param="text")
-        pictures, model = gallery(), service.model(body.model)
+        pictures, model, facts = gallery(), service.model(body.model), service.facts()
         if body.text is not None:
             service.check_texts("text", [body.text])
             kind, query = TEXT, (await engine.embed_texts(model, [body.text]))[0]
         else:
-            kind, query = IMAGE, (await engine.embed_all_pictures(model, [body.image], "image"))[0]
+            kind, query = IMAGE, (await engine.embed_all_pictures(model, [body.image], "image", facts))[0]
         found = await asyncio.to_thread(model.index.search, query, body.k, kind)
+        if kind == TEXT:  # a picture's similarity with a picture is of another scale
+            best = [score for _, score in found[:1]]
+            service.record(model, facts, [body.text], text_embeds=query[None], top_scores=best)
+        else:
+            service.record(model, facts, image_embeds=query[None])
         entries = [(pictures.entries.get(number), score) for number, score in found]
         hits = [
             {"id": entry.id, "score": score, "metadata": entry.metadata}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from pathlib import Path
 
@@ -43,6 +44,10 @@ def add_routes(app: FastAPI, service: Service) -> None:
     misses = {kind: lambda kind=kind: engine.cache.misses[kind] for kind in ("text", "image")}
     metrics.gauges("cache_misses", "Embeddings computed.", "kind", misses)
     metrics.gauge("cache_bytes", "Embeddings kept in memory.", lambda: engine.cache.memory.bytes)
+    if (recorder := service.recorder) is not None:
+        read = {"recorded": lambda: recorder.recorded, "lost": lambda: recorder.lost}
+        metrics.gauges("statistics_requests", "Requests in statistics, and those that were lost.", "outcome", read)
+        metrics.gauge("statistics_windows", "Files of statistics written.", lambda: recorder.windows)
     metrics.gauge("memory_bytes", "Memory of the process on the model's device.", lambda: service.memory_bytes)
 
     @app.get("/", include_in_schema=False)
@@ -68,10 +73,16 @@ def add_routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/metrics", include_in_schema=False)
     async def prometheus() -> Response:
-        return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        text = metrics.text()
+        if service.drift is not None:
+            text += await asyncio.to_thread(service.drift.prometheus, service.models.current.weights)
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @app.get("/stats", include_in_schema=False)
     async def stats() -> Response:
+        drift = None
+        if service.drift is not None:
+            drift = await asyncio.to_thread(service.drift.read, service.models.current.weights)
         return answer(
             {
                 **metrics.recent(),
@@ -79,7 +90,8 @@ def add_routes(app: FastAPI, service: Service) -> None:
                 "cache": engine.cache.stats(),
                 "memory_bytes": service.memory_bytes,
                 "model": {"name": service.settings.name, **service.models.current.describe()},
-                "drift": None,
+                "drift": drift,
+                "statistics": service.recorder.stats() if service.recorder is not None else None,
                 "uptime_s": time.time() - metrics.started,
             }
         )
