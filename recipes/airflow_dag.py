@@ -196,7 +196,11 @@ def clip_adapt():
         """Move the champion's alias, which decides once more against the champion of this moment, and reload the server."""
         output = str(Path(run["folder"]) / "promotion.json")
         more = ["--output", output, *settings()["promote"]]
-        call("promote", settings()["name"], "--candidate", run["version"], *more)
+        status, _ = call("promote", settings()["name"], "--candidate", run["version"], *more, also=(REFUSED,))
+        if status == REFUSED:
+            raise AirflowFailException(
+                f"Refused after all, since another champion has come meanwhile: {output} says why."
+            )
         if settings()["server"]:
             reload(settings()["server"], run["version"])
         current = {**run, "time": Path(output).stat().st_mtime}

@@ -63,5 +63,5 @@ def test_a_run_on_changed_data_says_so(tmp_path, train, shades, capsys, monkeypa
     report = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     found = report["extra"]["dataset"]
     assert found["changed"] and f"Dataset revision: {found['revision']}" in printed
-    assert "(changed since its last snapshot)" in (tmp_path / "run" / "README.md").read_text()
+    assert "(which no snapshot holds)" in (tmp_path / "run" / "README.md").read_text()
     assert len(warned) == 1 and f"data snapshot {tmp_path / 'pairs'}" in warned[0]

@@ -18,7 +18,6 @@ from PIL import Image
 from hf_clip_domain.data.loading import load_pairs
 from hf_clip_domain.data.rows import Rows
 from hf_clip_domain.data.sources import open_source
-from hf_clip_domain.errors import ClipDomainError
 
 MOST_LABELS = 20
 MOST_REASONS = 5
@@ -151,19 +150,3 @@ def _commonest(counted: Counter[str]) -> list[tuple[str, int]]:
 
 def _spread(values: Sequence[int]) -> dict[str, int]:
     return {"least": min(values), "median": int(np.median(values)), "most": max(values)}
-
-
-def require_pairs(source: str) -> None:
-    """Refuse what is no local file or folder, in words of a snapshot.
-
-    Raises:
-        ClipDomainError: a pattern of shards, a Hub id, a revision, or nothing there.
-    """
-    if any(sign in source for sign in "*?{"):
-        raise ClipDomainError(f"{source}: name the folder that holds the shards, so that new ones are noticed.")
-    if source.startswith("dvc:"):
-        raise ClipDomainError(f"{source} is a snapshot already.")
-    if not Path(source).expanduser().exists():
-        raise ClipDomainError(
-            f"{source}: no such file or folder. (A dataset on the Hub has revisions of its own: --dataset_revision.)"
-        )

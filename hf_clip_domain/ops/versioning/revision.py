@@ -34,7 +34,7 @@ class DatasetRevision:
 
     def sentence(self) -> str:
         """For a model's card."""
-        kept = " (changed since its last snapshot)" if self.warning else ""
+        kept = " (which no snapshot holds)" if self.warning else ""
         return f"Dataset revision: `{self.revision}`{kept}."
 
     def to_json(self) -> dict[str, Any]:

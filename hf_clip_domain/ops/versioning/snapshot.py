@@ -9,14 +9,14 @@ from typing import Any
 
 from datasets import concatenate_datasets
 
-from hf_clip_domain.data.versions import Repository, Tracked, content_of, tracked_by
+from hf_clip_domain.data.versions import PREFIX, Repository, Tracked, content_of, tracked_by
 from hf_clip_domain.data.versions.pinned import REFERENCE_SUFFIX
 from hf_clip_domain.data.versions.repository import INSTALL_DVC, dvc, dvc_folder, dvc_program
 from hf_clip_domain.embedder import ClipEmbedder
 from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.ops.drift.making import identity, make_reference
 from hf_clip_domain.ops.versioning.card import DatasetCard
-from hf_clip_domain.ops.versioning.figures import Reading, describe, require_pairs
+from hf_clip_domain.ops.versioning.figures import Reading, describe
 from hf_clip_domain.ops.versioning.revision import card_file, content_as_tracked, content_of_table, outside_pictures
 
 
@@ -59,7 +59,7 @@ def take_snapshot(
     Raises:
         ClipDomainError: no dataset there, DVC not installed where it is used, or what DVC and git refuse.
     """
-    require_pairs(dataset)
+    _check(dataset)
     reading, path = reading or Reading(), Path(os.path.abspath(Path(dataset).expanduser()))
     pictures = outside_pictures(str(path), reading)
     root = dvc_folder(path)
@@ -108,6 +108,22 @@ def take_snapshot(
             raise ClipDomainError(f"kept as {revision}, and not sent to the remote: {error}") from error
         notes.append("The remote has the data.")
     return Snapshot(revision, file, changed, tuple(notes))
+
+
+def _check(source: str) -> None:
+    """Refuse what is no local file or folder, in words of a snapshot.
+
+    Raises:
+        ClipDomainError: a pattern of shards, a Hub id, a revision, or nothing there.
+    """
+    if any(sign in source for sign in "*?{"):
+        raise ClipDomainError(f"{source}: name the folder that holds the shards, so that new ones are noticed.")
+    if source.startswith(PREFIX):
+        raise ClipDomainError(f"{source} is a snapshot already.")
+    if not Path(source).expanduser().exists():
+        raise ClipDomainError(
+            f"{source}: no such file or folder. (A dataset on the Hub has revisions of its own: --dataset_revision.)"
+        )
 
 
 def _without_dvc(
