@@ -22,7 +22,7 @@ _NAMED = 3
 @dataclass(frozen=True)
 class DatasetRevision:
     """Attributes:
-    revision: `dvc:COMMIT:PATH` (which `--dataset` takes), `md5:CONTENT` of what no commit holds, `hub:COMMIT`, or
+    revision: `dvc:COMMIT:PATH` (which `--dataset` takes), `md5:CONTENT` of what no commit holds, `hub:REVISION`, or
         `samples:VERSION` of this package; `unknown` of a stream that was never hashed.
     content: MD5 of the files as they were read; empty where there are none to read.
     warning: a sentence, where the data is not what was kept last.
@@ -132,7 +132,7 @@ def content_of_table(dataset: str, pictures: list[Path]) -> str:
 def _unchanged_to_dvc(tracked: Tracked) -> bool:
     """Whether DVC itself, where there are files that it was told to ignore, finds nothing changed."""
     root = dvc_folder(tracked.path)
-    folders = [folder for folder in tracked.path.parents if root is not None and folder.is_relative_to(root)]
+    folders = [folder for folder in tracked.path.resolve().parents if root is not None and folder.is_relative_to(root)]
     lines = [
         line
         for folder in folders
@@ -145,7 +145,7 @@ def _unchanged_to_dvc(tracked: Tracked) -> bool:
 
 
 def _difference(tracked: Tracked, kept: str) -> str:
-    """Which files, as far as DVC's cache tells: ` (2 new, 1 gone, 3 of another size: a.png, ...)`."""
+    """Which files, as far as DVC's cache tells: ` (2 new, 1 gone: a.png, b.png, c.png)`."""
     root = dvc_folder(tracked.path)
     file = root / ".dvc" / "cache" / "files" / "md5" / kept[:2] / kept[2:] if root is not None else None
     if file is None or not kept.endswith(".dir") or not file.is_file():

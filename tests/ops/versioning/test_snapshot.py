@@ -10,6 +10,7 @@ from hf_clip_domain import ClipEmbedder
 from hf_clip_domain.cli.main import main
 from hf_clip_domain.data.loading import load_pairs
 from hf_clip_domain.data.versions import Pinned, content_of
+from hf_clip_domain.data.versions.repository import dvc
 from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.ops.drift.reference import Reference
 from hf_clip_domain.ops.versioning import DatasetCard, revision_of, snapshot, take_snapshot
@@ -166,6 +167,21 @@ def test_where_dvc_is_used_and_missing_the_extra_is_named(kept, without_dvc, mon
         with pytest.raises(ClipDomainError, match=r'pip install "hf-clip-domain\[dvc\]"'):
             call()
     assert revision_of("data/pairs").warning  # which needs no DVC
+
+
+@pytest.mark.slow
+def test_what_dvc_ignores_is_no_change_and_what_git_does_not_hold_is_told(repository, pairs, git, tmp_path):
+    root = repository(tmp_path / "repository" / "inner")
+    data = pairs(root / "pairs", SPLITS)
+    (root / ".dvcignore").write_text("*.tmp\n")
+    (data / "left.tmp").write_text("by an editor")
+    dvc(["add", "pairs"], root)
+    found = revision_of(str(data))
+    assert found.revision == f"md5:{found.content}" and "pairs.dvc is not committed to git" in found.warning
+    revision = take_snapshot(str(data)).revision
+    assert revision_of(str(data)).revision == revision and not revision_of(str(data)).warning
+    (data / "0.png").write_bytes((data / "1.png").read_bytes())
+    assert "has changed since its last snapshot" in revision_of(str(data)).warning
 
 
 def test_what_has_no_files_of_its_own():
