@@ -70,7 +70,12 @@ class Pinned:
         if commit is None:
             raise ClipDomainError(f"--dataset {source}: {repository.root} has no commit, tag or branch {revision!r}.")
         listed = repository.git("ls-tree", "-r", "-z", "--name-only", "--full-tree", commit).split("\0")
-        units = {name.removesuffix(SUFFIX) for name in listed if name.endswith(SUFFIX) and not name.startswith(".dvc/")}
+        if not any(PurePosixPath(name).parts[-2:] == (".dvc", "config") for name in listed):
+            raise ClipDomainError(
+                f"--dataset {source}: DVC's own files are not part of that revision (`git add .dvc .dvcignore`, commit, and "
+                "take another snapshot), or DVC was not used yet."
+            )
+        units = {name.removesuffix(SUFFIX) for name in listed if name.endswith(SUFFIX) and ".dvc/" not in name}
         choices = ", ".join(f"{PREFIX}{revision}:{unit}" for unit in sorted(units) if not _is_reference(unit)) or "none"
         if not path:
             datasets = [unit for unit in units if not _is_reference(unit)]

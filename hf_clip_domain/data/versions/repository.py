@@ -59,6 +59,11 @@ class Repository:
         except ClipDomainError:
             return None
 
+    def is_new(self, path: Path) -> bool:
+        """Whether no commit of the present branch holds this file yet."""
+        name = self.relative(path)
+        return self.git("status", "--porcelain", "--untracked-files=all", "--", name).startswith(("A", "??"))
+
     def commit(self, paths: Sequence[Path], message: str) -> list[str]:
         """Commit these files and nothing else that may be staged; those of them that had changed.
 

@@ -92,6 +92,8 @@ def take_snapshot(
     else:
         ignored = [place / ".gitignore" for place in {target.path.parent for target in targets}]
         paths = [file, *(target.pointer for target in targets), *(path for path in ignored if path.is_file())]
+        # Without these a commit is none of a repository of DVC, and gives nothing back.
+        paths += [own for own in _of_dvc(root) if own.is_file() and repository.is_new(own)]
         name = repository.relative(path)
         committed = repository.commit(paths, message or f"Snapshot of {name}: {_in_short(card.figures)}")
         changed, revision = changed or bool(committed), unit.revision(repository)
@@ -142,6 +144,11 @@ def _without_dvc(
         f"{missing} makes the next snapshot one that can."
     )
     return Snapshot(f"md5:{content}", file, before != _bytes(file), (note,))
+
+
+def _of_dvc(root: Path) -> tuple[Path, ...]:
+    """What `dvc init` makes to be committed."""
+    return root / ".dvc" / "config", root / ".dvc" / ".gitignore", root / ".dvcignore"
 
 
 def _folder_of(path: Path, pictures: list[Path], root: Path) -> Path:

@@ -103,14 +103,17 @@ def test_changes_since_the_last_snapshot_are_told(kept):
     assert revision_of(second.replace(":data", f":{root}/data")).revision == second
 
 
-def test_mistakes_are_told_in_one_sentence(kept, monkeypatch):
+def test_mistakes_are_told_in_one_sentence(kept, monkeypatch, git):
     root, first, second = kept
+    tree = git(root, "mktree", "--missing").strip()  # an empty one
+    git(root, "tag", "before", git(root, "commit-tree", tree, "-m", "nothing yet").strip())
     for source, said in [
         ("dvc:", "expected dvc:REVISION"),
         ("dvc:nowhere", "has no commit, tag or branch 'nowhere'"),
         ("dvc:HEAD:data/nothing", "DVC tracks no data/nothing at that revision; there is dvc:HEAD:data/pairs"),
         ("dvc:HEAD:data/pairs/none.png", "has no none.png at that revision"),
         ("dvc:HEAD~2", "say which of the data that DVC tracks there: none"),
+        ("dvc:before", "DVC's own files are not part of that revision"),
     ]:
         monkeypatch.chdir(root)
         with pytest.raises(ClipDomainError, match=said):
@@ -171,7 +174,8 @@ def test_where_dvc_is_used_and_missing_the_extra_is_named(kept, without_dvc, mon
 
 @pytest.mark.slow
 def test_what_dvc_ignores_is_no_change_and_what_git_does_not_hold_is_told(repository, pairs, git, tmp_path):
-    root = repository(tmp_path / "repository" / "inner")
+    root = repository(tmp_path / "repository")
+    git(root, "update-ref", "-d", "HEAD")  # whose user has not committed anything yet
     data = pairs(root / "pairs", SPLITS)
     (root / ".dvcignore").write_text("*.tmp\n")
     (data / "left.tmp").write_text("by an editor")
@@ -180,6 +184,8 @@ def test_what_dvc_ignores_is_no_change_and_what_git_does_not_hold_is_told(reposi
     assert found.revision == f"md5:{found.content}" and "pairs.dvc is not committed to git" in found.warning
     revision = take_snapshot(str(data)).revision
     assert revision_of(str(data)).revision == revision and not revision_of(str(data)).warning
+    assert {".dvc/config", ".dvcignore", "pairs.dvc"} <= set(git(root, "ls-tree", "-r", "--name-only", "HEAD").split())
+    assert captions(revision.replace(":pairs", f":{root}/pairs")) == captions(data)
     (data / "0.png").write_bytes((data / "1.png").read_bytes())
     assert "has changed since its last snapshot" in revision_of(str(data)).warning
 
