@@ -62,7 +62,7 @@ def settings() -> dict:
 
 
 def call(*arguments: str, also: tuple[int, ...] = ()) -> tuple[int, str]:
-    """Call the command with its output in the task's log; its exit status and last line.
+    """Call the command with its output in the task's log; its exit status and what it printed.
 
     Raises:
         RuntimeError: it failed, which may be tried again; `also` are further statuses that are none.
@@ -81,19 +81,20 @@ def call(*arguments: str, also: tuple[int, ...] = ()) -> tuple[int, str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
-    last = ""
+    lines = []
     try:
         for line in process.stdout:
             print(line, end="", flush=True)
-            last = line.strip() or last
+            lines.append(line)
         process.wait()
     finally:
         process.terminate()  # of use only when this task itself is being stopped
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")
     if process.returncode == 2:
         raise AirflowFailException(f"wrong usage: {last}")
     if process.returncode not in (0, *also):
         raise RuntimeError(f"{arguments[0]} ended with status {process.returncode}: {last}")
-    return process.returncode, last
+    return process.returncode, "".join(lines)
 
 
 def runs() -> Path:
@@ -140,7 +141,8 @@ def clip_adapt():
         dataset = settings()["dataset"]
         if not dataset:
             return {"revision": "embedded samples", "dataset": ""}
-        _, revision = call("data", "snapshot", dataset, *settings()["snapshot"])
+        _, told = call("data", "snapshot", dataset, *settings()["snapshot"])
+        revision = re.findall(r"^(?:dvc|md5):.*$", told, re.MULTILINE)[-1]
         return {"revision": revision, "dataset": revision if revision.startswith("dvc:") else dataset}
 
     @task
@@ -189,7 +191,7 @@ def clip_adapt():
     def register(run: dict) -> dict:
         """A version of the registered model; the one of before for the same weights."""
         _, told = call("register", run["folder"], "--name", settings()["name"])
-        return {**run, "version": re.search(r"models:/[^/]+/(\d+)", told)[1]}
+        return {**run, "version": re.findall(r"models:/[^/\n]+/(\d+)", told)[-1]}
 
     @task
     def deploy(run: dict) -> dict:
