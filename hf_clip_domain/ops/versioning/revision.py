@@ -84,13 +84,21 @@ def card_file(dataset: Path, unit: Path | None = None) -> Path:
 
 
 def outside_pictures(source: str, reading: Reading) -> list[Path]:
-    """The picture files that a table names; none of a folder, nor of what holds its pictures itself."""
-    if not Path(source).expanduser().is_file():
+    """The picture files that a table names, or that a folder's table names outside of the folder."""
+    place = Path(source).expanduser()
+    if not place.exists() or place.suffix.lower() == ".tar":  # shards hold their pictures
         return []
-    rows = Rows(open_source(source), reading.columns())
-    pictures = (row.get("image") for _, row in rows)
-    found = {picture["path"] for picture in pictures if picture and picture["bytes"] is None}
-    return [Path(name) for name in sorted(found) if Path(name).is_file()]
+    opened = open_source(source)
+    if place.is_dir() and opened.rows is None:
+        return []
+    pictures = (row.get("image") for _, row in Rows(opened, reading.columns()))
+    found = sorted({picture["path"] for picture in pictures if picture and picture["bytes"] is None})
+    inside = place.resolve() if place.is_dir() else None
+    return [
+        path
+        for path in map(Path, found)
+        if path.is_file() and (inside is None or not path.resolve().is_relative_to(inside))
+    ]
 
 
 def content_as_tracked(tracked: Tracked, *, read: bool = True) -> str | None:

@@ -153,7 +153,7 @@ def _of_dvc(root: Path) -> tuple[Path, ...]:
 
 def _folder_of(path: Path, pictures: list[Path], root: Path) -> Path:
     """What DVC shall track for a dataset that it does not track yet."""
-    unit = path.parent if pictures else path
+    unit = path.parent if pictures and path.is_file() else path
     if unit.resolve() in (root.resolve(), *root.resolve().parents):
         raise ClipDomainError(
             f"{path} lies with its pictures at the root of the repository, which cannot be tracked whole: move the pairs "

@@ -142,6 +142,11 @@ def test_a_table_is_kept_with_its_pictures(repository, pairs, tmp_path):
     (root / "outer.jsonl").write_text(json.dumps({"image": "set/1.png", "text": "one"}))
     with pytest.raises(ClipDomainError, match="at the root of the repository"):
         take_snapshot(str(root / "outer.jsonl"))
+    pairs(root / "beside", SPLITS)
+    with open(root / "beside" / "metadata.jsonl", "a", encoding="utf-8") as stream:
+        stream.write(json.dumps({"file_name": "../set/1.png", "text": "one", "split": "train"}) + "\n")
+    with pytest.raises(ClipDomainError, match="would not bring it back"):
+        take_snapshot(str(root / "beside"))
 
 
 def test_without_dvc_the_content_is_the_revision(tmp_path, pairs, surroundings, without_dvc, capsys):
