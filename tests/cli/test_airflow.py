@@ -115,6 +115,7 @@ def world(tmp_path, monkeypatch, base, server, airflow_program):
 
     airflow("db", "migrate")
     airflow("dags", "reserialize")
+    airflow("dags", "unpause", "clip_adapt")  # new ones are paused, and then no event makes them run
     return tmp_path, airflow
 
 
