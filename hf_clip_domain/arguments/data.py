@@ -19,8 +19,8 @@ class DataArguments:
     dataset: str | None = field(
         default=None,
         metadata={
-            "help": "CSV, TSV, JSON, JSONL, Parquet, a folder of pictures with captions, WebDataset shards, or a Hub "
-            "id. Default: the domain's embedded synthetic samples."
+            "help": "CSV, TSV, JSON, JSONL, Parquet, a folder of pictures with captions, WebDataset shards, a Hub id, "
+            "or dvc:REVISION[:PATH] of data that DVC tracks. Default: the domain's embedded synthetic samples."
         },
     )
     dataset_revision: str | None = field(

@@ -1,10 +1,11 @@
-"""`hf-clip-domain data preview`: see what a domain makes of pictures and captions before training on them."""
+"""`hf-clip-domain data`: keep data, check it, see what a domain makes of it, all before training on it."""
 
 from __future__ import annotations
 
 import argparse
 from itertools import islice
 
+from hf_clip_domain.cli.data_versions import add_versioning
 from hf_clip_domain.data.contact_sheet import save_contact_sheet
 from hf_clip_domain.data.samples import available_samples, load_samples
 from hf_clip_domain.domains import Domain, load_domain
@@ -27,7 +28,8 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     preview.add_argument("--output", help="PNG file to write. Default: preview-<domain>.png.")
     preview.add_argument("--count", type=_count, default=12, help="Pairs to show, 1 to 100. Default: 12.")
     preview.add_argument("--seed", type=int, default=0, help="Chooses the pairs and their training views.")
-    parser.set_defaults(run=run)
+    preview.set_defaults(run=run)
+    add_versioning(actions)
     return parser
 
 

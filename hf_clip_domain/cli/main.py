@@ -21,7 +21,7 @@ _OF_A_RUN = {
 }
 # These add their own few: `add_parser(commands)`.
 _COMMANDS = {
-    "data": "Look at data as the model will.",
+    "data": "Keep data with DVC, check it, look at it as the model will.",
     "evaluate": "Score any CLIP checkpoint on a dataset.",
     "doctor": "Say whether this machine trains right; the text to put into a bug report.",
     "compare": "Several models on several datasets, and which differences are real.",

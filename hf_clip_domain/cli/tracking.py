@@ -6,11 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from transformers.utils import logging
+
 from hf_clip_domain.arguments import ClipTrainingArguments
 from hf_clip_domain.cli.options import RunOptions
 from hf_clip_domain.evaluation import EvaluationReport
 from hf_clip_domain.ops.tracking import Tracker
+from hf_clip_domain.ops.versioning import DatasetRevision, Reading, revision_of
 from hf_clip_domain.sharing.environment import git_commit, hardware, versions
+
+logger = logging.get_logger(__name__)
 
 # What is worth keeping of a run's folder beside its weights.
 _KEPT = ("*.png", "*.html", "*.json", "*.yaml", "README.md")
@@ -44,7 +49,6 @@ def tracked(options: RunOptions, say) -> Iterator[Tracker | None]:
                 "domain": options.domain.name,
                 "base_model": options.model.model_name_or_path,
                 "dataset": options.data.dataset or f"embedded {options.domain.name} samples (synthetic)",
-                "dataset_revision": options.data.dataset_revision,
                 "git_commit": git_commit(),
                 **{f"version.{name}": version for name, version in versions().items()},
                 **{f"hardware.{name}": value for name, value in hardware().items()},
@@ -56,6 +60,31 @@ def tracked(options: RunOptions, say) -> Iterator[Tracker | None]:
             f"{tracker.left} entries for the tracking server wait in {tracker.folder}: "
             f"`hf-clip-domain track {folder}` sends them when it answers."
         )
+
+
+def tell_revision(options: RunOptions, tracker: Tracker | None, say) -> DatasetRevision | None:
+    """Which revision of the dataset the run reads, told to the user and to the server; by the first process alone.
+
+    Raises:
+        ClipDomainError: files that cannot be read.
+    """
+    data = options.data
+    if options.training.process_index > 0:
+        return None
+    columns = {f"{role}_column": getattr(data, f"{role}_column") for role in ("image", "text", "label", "group")}
+    revision = revision_of(
+        data.dataset,
+        hub_revision=data.dataset_revision,
+        streaming=data.streaming,
+        reading=Reading(**columns),
+    )
+    say(f"Dataset revision: {revision.revision}.")
+    if revision.warning:
+        logger.warning(revision.warning)
+    if tracker is not None:
+        found = {"dataset_revision": revision.revision, "dataset_content": revision.content or None}
+        tracker.tags({**found, "dataset_changed": bool(revision.warning)})
+    return revision
 
 
 def takes_mlflow(training: ClipTrainingArguments) -> bool:

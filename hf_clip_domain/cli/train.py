@@ -13,7 +13,7 @@ from hf_clip_domain.cli.assembly import build_trainer, load_parts, similarity_of
 from hf_clip_domain.cli.evaluation_sizes import add_picture_sizes
 from hf_clip_domain.cli.forgetting import RunScores, similarity_path, summary, tuned_checkpoint
 from hf_clip_domain.cli.options import RunOptions, parse_options
-from hf_clip_domain.cli.tracking import record_outcome, tracked
+from hf_clip_domain.cli.tracking import record_outcome, tell_revision, tracked
 from hf_clip_domain.cli.training_sizes import at_last_size
 from hf_clip_domain.cli.tune import tune, use_tuned_loss
 from hf_clip_domain.embedder import ClipEmbedder, similarity_beside
@@ -64,6 +64,7 @@ def _run(options: RunOptions, news: RunNews, tracker: Tracker | None, say) -> in
         check_before_training(training.device, training.precision)
     check_optimizer(training)
     model, processor, pairs = load_parts(options, say)
+    revision = tell_revision(options, tracker, say)
     base = model, processor  # as it is used without training: at its own size
     model, processor = at_last_size(model, processor, pairs, options, say)
     if training.auto_tune_loss:
@@ -120,6 +121,7 @@ def _run(options: RunOptions, news: RunNews, tracker: Tracker | None, say) -> in
         model.save_pretrained(output_dir)
     if trainer.is_world_process_zero():
         add_picture_sizes(report, training, trainer.state.global_step, scores.embedded, model, processor, domain)
+        report.extra["dataset"] = revision.to_json()
         report.extra["gallery"] = to_json(find_cases(scores.embedded, scores.ahead_before))
         write_run_folder(
             output_dir,
@@ -131,12 +133,12 @@ def _run(options: RunOptions, news: RunNews, tracker: Tracker | None, say) -> in
             dataset=options.data.dataset,
             test_pairs=pairs["test"],
             log_history=trainer.state.log_history,
-            configuration=options.to_yaml(),
+            configuration=f"{options.to_yaml()}# dataset revision: {revision.revision}\n",
             similarity=similarity,
             loss_source=getattr(loss, "source", ""),
             calibration=calibration,
             sweep=chosen,
-            notes=notes,
+            notes=[*notes, revision.sentence()],
         )
         with without_loss(model):
             embedder = ClipEmbedder(model, processor, domain=domain, similarity=similarity)

@@ -12,7 +12,7 @@ from hf_clip_domain._optional import require
 from hf_clip_domain.arguments import ClipTrainingArguments
 from hf_clip_domain.cli.assembly import build_trainer, load_parts
 from hf_clip_domain.cli.options import RunOptions, parse_options
-from hf_clip_domain.cli.tracking import tracked
+from hf_clip_domain.cli.tracking import tell_revision, tracked
 from hf_clip_domain.cli.training_sizes import at_last_size
 from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.evaluation.plots import plot_trials
@@ -34,6 +34,7 @@ def run(argv: list[str]) -> int:
     build_loss(options.training.loss, **(options.training.loss_settings or {}))
     with tracked(options, print) as tracker:
         model, processor, pairs = load_parts(options, print)
+        tell_revision(options, tracker, print)
         model, processor = at_last_size(model, processor, pairs, options, print)
         tune(model, processor, pairs, options, print, tracker)
     return 0

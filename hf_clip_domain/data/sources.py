@@ -17,6 +17,7 @@ from datasets.exceptions import DatasetNotFoundError
 from transformers.utils import logging
 
 from hf_clip_domain.data.columns import split_in_name, split_of_folder
+from hf_clip_domain.data.versions import local_path
 from hf_clip_domain.errors import ClipDomainError
 
 logger = logging.get_logger(__name__)
@@ -53,6 +54,7 @@ def open_source(source: str, *, streaming: bool = False, revision: str | None = 
     Raises:
         ClipDomainError: nothing there, an unknown format, an empty file, or an unreachable Hub id.
     """
+    source = local_path(source)
     path = Path(source).expanduser()
     if any(sign in source for sign in "*?{"):
         return _shards(source, source, streaming)
@@ -72,6 +74,7 @@ def open_source(source: str, *, streaming: bool = False, revision: str | None = 
 
 def source_files(source: str) -> list[tuple[str, Path]] | None:
     """The files that a source is made of, with names that stay when it is moved; `None` for one on the Hub."""
+    source = local_path(source)
     path = Path(source).expanduser()
     if any(sign in source for sign in "*?{"):
         files = [Path(file) for one in _expanded(source) for file in sorted(glob.glob(one))]
