@@ -20,8 +20,8 @@ class ModelArguments:
         default=None,
         metadata={
             "help": "Hub id, local folder, 'starter' (the small model shipped with the package), or 'towers' (pretrained "
-            "towers from the package registry, extra 'towers'). Default: the domain's base model with --dataset, "
-            "'starter' without."
+            "towers from the package registry, extra 'towers'), or models:/NAME@ALIAS of an MLflow registry. Default: the "
+            "domain's base model with --dataset, 'starter' without."
         },
     )
     model_revision: str | None = field(

@@ -30,6 +30,7 @@ from hf_clip_domain.models.freezing import freeze
 from hf_clip_domain.models.loading import load_model
 from hf_clip_domain.models.positions import text_capacity
 from hf_clip_domain.models.precision import record_precision
+from hf_clip_domain.serving.registry import local_name
 from hf_clip_domain.training import ClipTrainer
 from hf_clip_domain.training.batch_size import choose_batch_size
 from hf_clip_domain.types import Evaluator
@@ -45,7 +46,7 @@ def load_parts(options: RunOptions, say) -> tuple[nn.Module, Any, DatasetDict]:
     say(announcement(options))
     say(f"Training on {describe_device(training.device)} in {training.precision_choice}.")
     model, processor = load_model(
-        options.model.model_name_or_path,
+        local_name(options.model.model_name_or_path),
         max_text_length=options.model.max_text_length,
         revision=options.model.model_revision,
         attention_slicing=options.model.attention_slicing,
@@ -64,7 +65,7 @@ def load_parts(options: RunOptions, say) -> tuple[nn.Module, Any, DatasetDict]:
 
 def adapt(model: nn.Module, options: RunOptions, say) -> nn.Module:
     """The model with an adapter, or partly frozen, as the options say; `say` tells how much of it trains."""
-    choice, base = options.adaptation, options.model.model_name_or_path
+    choice, base = options.adaptation, local_name(options.model.model_name_or_path)
     if choice.adapter != "none":
         model = add_adapter(
             model,

@@ -24,6 +24,7 @@ from hf_clip_domain.ops.drift.reference import REFERENCE_FILE, Reference, from_w
 from hf_clip_domain.ops.drift.report import DriftReport, figures_of, write_outputs
 from hf_clip_domain.ops.drift.suggestion import suggest
 from hf_clip_domain.ops.drift.windows import pooled, read_windows
+from hf_clip_domain.serving.registry import local_name
 from hf_clip_domain.serving.sketches import buckets
 
 DRIFT = 3
@@ -38,7 +39,9 @@ def add_parser(commands) -> None:
         description="Compare a server's request statistics with the model's reference: images, texts and alignment apart.",
         epilog=EXIT_CODES,
     )
-    parser.add_argument("model", metavar="MODEL", help=f"Local folder, Hub id, 'starter', or a {REFERENCE_FILE}.")
+    parser.add_argument(
+        "model", metavar="MODEL", help=f"Local folder, Hub id, 'starter', models:/NAME@ALIAS, or a {REFERENCE_FILE}."
+    )
     parser.add_argument("--statistics", metavar="DIR", help="Folder of windows that the server wrote.")
     parser.add_argument("--reference", metavar="FILE", help=f"Default: {REFERENCE_FILE} in the model's folder.")
     parser.add_argument(
@@ -84,6 +87,7 @@ def run(args: argparse.Namespace) -> int:
         except ClipDomainError as error:
             raise ClipDomainError(str(error).replace("--notify", "--webhook")) from error
     rule = Rule(args.false_alarms, args.horizon)
+    args.model = local_name(args.model)
     reference = Reference.load(_reference_file(args))
     check_rule(reference, rule)
     model = reference.meta["model"] if args.model.endswith(".npz") else args.model

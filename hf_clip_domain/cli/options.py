@@ -30,6 +30,7 @@ from hf_clip_domain.arguments import (
 )
 from hf_clip_domain.domains import Domain, load_domain
 from hf_clip_domain.errors import ClipDomainError
+from hf_clip_domain.serving.registry import find_version, is_registered, pinned
 
 # What a run of the command does beyond a bare Trainer: score after every epoch and keep the best.
 _EVERY_EPOCH = {"eval_strategy": "epoch", "save_strategy": "epoch"}
@@ -202,9 +203,12 @@ def _towers_defaults(domain: Domain, chosen: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_model_choice(model: ModelArguments, data: DataArguments, domain: Domain) -> ModelArguments:
-    if model.model_name_or_path is not None:
-        return model
-    return dataclasses.replace(model, model_name_or_path=domain.base_model if data.dataset else STARTER)
+    name = model.model_name_or_path
+    if name is None:
+        name = domain.base_model if data.dataset else STARTER
+    elif is_registered(name):  # an alias may mean another version tomorrow
+        name = pinned(name, find_version(name))
+    return dataclasses.replace(model, model_name_or_path=name)
 
 
 def _changed(part: Any, always: Iterable[str]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from hf_clip_domain.models.dual_encoder import loading_classes, loading_import
 from hf_clip_domain.models.merging import uniform_soup
 from hf_clip_domain.ops.drift.making import write_run_reference
 from hf_clip_domain.ops.tracking import Tracker
+from hf_clip_domain.serving.registry import local_name
 from hf_clip_domain.sharing.hub import push_folder, resolve_repo_id
 from hf_clip_domain.sharing.publication import Publication
 from hf_clip_domain.sharing.run_folder import REPORT_PAGE, write_run_folder
@@ -70,7 +71,10 @@ def _run(options: RunOptions, news: RunNews, tracker: Tracker | None, say) -> in
     if training.auto_tune_loss:
         use_tuned_loss(tune(model, processor, pairs, options, say, tracker), training)
     loss = build_loss(training.loss, **(training.loss_settings or {}))
-    base_similarity, similarity = similarity_beside(options.model.model_name_or_path, model), similarity_of(loss)
+    base_similarity, similarity = (
+        similarity_beside(local_name(options.model.model_name_or_path), model),
+        similarity_of(loss),
+    )
     scores = RunScores(options, processor, pairs)
     if training.wise_ft:
         scores.check_choice("--wise_ft")

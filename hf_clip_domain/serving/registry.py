@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import os
 import re
 import shutil
@@ -69,6 +70,16 @@ def find_version(uri: str) -> str:
         return str(mlflow.MlflowClient().get_model_version_by_alias(found["name"], found["alias"]).version)
     except Exception as error:  # the registry's stores raise of every kind
         raise ClipDomainError(f"{uri}: the registry says: {' '.join(str(error).split())}") from error
+
+
+def local_name(name: str) -> str:
+    """What `load_model` takes for a name that may be a registry's, fetched once a process; see `resolve`."""
+    return _path_of(name, os.environ.get("MLFLOW_TRACKING_URI")) if is_registered(name) else name
+
+
+@functools.cache
+def _path_of(name: str, registry: str | None) -> str:
+    return resolve(name).path
 
 
 def resolve(name: str, into: str | None = None) -> Source:
