@@ -17,9 +17,14 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
+from hf_clip_domain.cli.assembly import load_parts
 from hf_clip_domain.cli.main import main
+from hf_clip_domain.cli.options import parse_options
 from hf_clip_domain.embedder import ClipEmbedder
+from hf_clip_domain.errors import ClipDomainError
+from hf_clip_domain.models.loading import load_model
 from hf_clip_domain.ops.registry import find, register
 from hf_clip_domain.ops.tracking import Tracker
 from hf_clip_domain.serving.registry import resolve
@@ -183,3 +188,15 @@ def test_mlflow_itself_serves_a_registered_model(server, family, shades, tmp_pat
         process.wait()
     offline = ClipEmbedder.from_pretrained(family["first"])
     np.testing.assert_allclose(found, offline.similarity(shades[:2], TEXTS).diagonal(), atol=1e-4)
+
+
+def test_a_registered_model_is_a_base_to_train_from_pinned_to_the_version_it_meant(version, store, family, tmp_path):
+    store.set_registered_model_alias("shades", "base", version.number)
+    command = ["--model_name_or_path", "models:/shades@base", "--output_dir", str(tmp_path), "--domain", "scientific"]
+    options = parse_options([*command, "--smoke"])
+    assert options.model.model_name_or_path == version.uri and version.uri in options.to_yaml()
+    model, _, _ = load_parts(options, lambda _: None)
+    expected = load_model(family["first"])[0].state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
+    with pytest.raises(ClipDomainError, match="models:/nothing@base"):
+        parse_options([*command, "--model_name_or_path", "models:/nothing@base"])
