@@ -16,7 +16,6 @@ import torch
 from hf_clip_domain.corpus.rows import CorpusRow
 from hf_clip_domain.embedder import ClipEmbedder
 from hf_clip_domain.errors import ClipDomainError
-from hf_clip_domain.models.dual_encoder import embedding_width
 
 DTYPES = {"float32": np.float32, "float16": np.float16}
 
@@ -39,8 +38,8 @@ def embed_shard(
         on_row: called as each row is read.
 
     Returns:
-        Columns `row` (int64), `key`, `split` (string), `image_embeds` and/or `text_embeds` (a fixed-size list of the
-        model's width, null where there is none), `error` (why one is null), in the rows' order.
+        Columns `row` (int64), `key`, `split` (string), `image_embeds` and/or `text_embeds` (a list of the model's
+        width, null where there is none), `error` (why one is null), in the rows' order.
 
     Raises:
         ClipDomainError: an embedding is not finite.
@@ -54,15 +53,11 @@ def embed_shard(
     if shard.texts:
         vectors["text"] = embedder.embed_texts(list(shard.texts.values()), progress=False)
     places = {"image": shard.with_picture, "text": list(shard.texts)}
-    width = embedding_width(embedder.model)
     columns = {
         "row": pa.array([row.number for row in shard.rows], pa.int64()),
         "key": pa.array([row.key for row in shard.rows], pa.string()),
         "split": pa.array([row.split for row in shard.rows], pa.string()),
-        **{
-            f"{side}_embeds": _fixed_size(vectors.get(side), places[side], len(shard.rows), width, DTYPES[dtype])
-            for side in sides
-        },
+        **{f"{side}_embeds": _lists(vectors.get(side), places[side], len(shard.rows), DTYPES[dtype]) for side in sides},
         "error": pa.array(["; ".join(errors) or None for errors in shard.errors], pa.string()),
     }
     return pa.table(columns)
@@ -112,12 +107,11 @@ class _Shard:
             yield found
 
 
-def _fixed_size(
-    vectors: torch.Tensor | None, places: list[int], rows: int, width: int, dtype: type
-) -> pa.FixedSizeListArray:
-    values = np.zeros((rows, width), dtype)
+def _lists(vectors: torch.Tensor | None, places: list[int], rows: int, dtype: type) -> pa.ListArray:
+    """A list a row, null where there is no vector; of no fixed size, since nulls among those cannot be read by every
+    version of Arrow."""
+    found = np.zeros((0, 0), dtype) if vectors is None else vectors.numpy().astype(dtype)
     missing = np.ones(rows, bool)
-    if vectors is not None:
-        values[places] = vectors.numpy().astype(dtype)
-        missing[places] = False
-    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), width, mask=pa.array(missing))
+    missing[places] = False
+    offsets = np.concatenate([[0], np.cumsum(~missing) * found.shape[1]]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(found.reshape(-1)), mask=pa.array(missing))
