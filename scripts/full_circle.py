@@ -118,6 +118,7 @@ class Circle:
         source = dataset if dataset.startswith("dvc:") else str(self.repository / "data")
         # The starter is small: it takes larger steps than what the domain's defaults have in mind.
         length = ["--num_train_epochs", "8", "--learning_rate", "5e-4", "--per_device_train_batch_size", "64"]
+        length += ["--eval_strategy", "no", "--save_strategy", "no"]  # the end is what counts
         self._do(
             *("train", "--domain", "industrial", "--dataset", source, "--model_name_or_path", base, *length),
             *("--wise_ft", "true", "--forgetting_budget", "2", "--precision", "fp32", "--live_page", "false"),

@@ -27,7 +27,7 @@ def test_a_whole_installation_is_green_in_time():
     environment = {**os.environ, "HF_TOKEN": "hf_secret", "OMP_NUM_THREADS": "1"}
     before = os.times().children_user
     command = [sys.executable, "-m", "hf_clip_domain.cli.main", "doctor", "--device", "cpu"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=700, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     assert os.times().children_user - before < 30  # seconds of computing, whatever else the machine does
     report = done.stdout

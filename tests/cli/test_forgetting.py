@@ -140,7 +140,7 @@ def test_two_processes_choose_the_same_merge_and_one_saves_it(tmp_path, base, qu
     command += [str(program), str(tmp_path), "train", *quick]
     command += ["--use_cpu", "--wise_ft", "true", "--forgetting_budget", "10", "--output_dir", str(out)]
     finished = subprocess.run(
-        command, capture_output=True, text=True, timeout=280, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        command, capture_output=True, text=True, timeout=700, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
     assert finished.returncode == 0, finished.stderr[-4000:]
     first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2))

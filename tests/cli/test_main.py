@@ -11,7 +11,7 @@ from hf_clip_domain.cli.main import main
 
 def run(*arguments, cwd=None):
     command = [sys.executable, "-m", "hf_clip_domain.cli.main", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=cwd)
+    return subprocess.run(command, capture_output=True, text=True, timeout=700, cwd=cwd)
 
 
 def test_help_lists_the_commands_quickly():

@@ -153,12 +153,13 @@ def test_a_killed_command_resumes_to_the_same_weights(tmp_path):
         # What `auto` measures may differ between two runs on a busy machine; these two are to be the same.
         arguments = ["--dataset", str(dataset), "--model_name_or_path", "starter", "--domain", "industrial", *QUICK]
         arguments += ["--precision", "fp32", "--micro_batch_size", "8", "--test_fraction", "0.3"]
+        arguments += ["--probe_dataset", "none"]
         return [sys.executable, str(RECIPE), *arguments, "--output_dir", str(tmp_path / name), *more]
 
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     subprocess.run(command("whole"), env=environment, check=True, capture_output=True)
     cut = subprocess.Popen(command("cut"), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     while not (tmp_path / "cut" / "checkpoint-2" / "checksums.json").exists():
         assert time.monotonic() < deadline and cut.poll() is None
         time.sleep(0.02)
@@ -242,6 +243,6 @@ def test_two_processes_read_one_stream_of_captions_of_many_lengths(tmp_path):
     command += ["--max_steps", "3", "--per_device_train_batch_size", "5", "--dataloader_num_workers", "0"]
     command += ["--save_strategy", "no", "--eval_strategy", "no", "--output_dir", str(tmp_path / "out")]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=700, env=environment)
     assert finished.returncode == 0, finished.stderr[-2000:]
     assert finished.stdout.count("Saved to") == 1 and (tmp_path / "out" / "model.safetensors").exists()

@@ -122,7 +122,7 @@ def test_killed_with_two_processes_and_resumed_with_three(clip_folder, corpus, t
     first = {path.name: path.stat().st_mtime_ns for path in shards(out)}
     assert 8 <= len(first) < 150 and not json.loads((out / "manifest.json").read_text())["complete"]
     run = launch(3, clip_folder, data, out, more)
-    printed, _ = run.communicate(timeout=240)
+    printed, _ = run.communicate(timeout=700)
     assert run.returncode == 0, printed
     assert f"300 rows in 150 files ({len(first)} were there before): 298 pictures and 299 texts" in printed
     check(rows_of(out), data, clip_folder)

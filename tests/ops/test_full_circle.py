@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.integration
+@pytest.mark.timeout(1800)
 def test_the_circle_closes(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [
@@ -20,6 +21,6 @@ def test_the_circle_closes(tmp_path):
         "--folder",
         str(tmp_path / "circle"),
     ]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1500)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1700)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "The circle is closed." in done.stdout and ", 0 failed." in done.stdout

@@ -31,7 +31,7 @@ def test_saturated_with_bad_requests_disconnects_and_swaps_every_embedding_is_ri
 def test_the_comparison_runs_and_tells_every_figure():
     done = run("--seconds", "0.5", "--rounds", "1")
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
-    assert done.stdout.count("of the better plain one") == 4 and "also" not in done.stdout
+    assert done.stdout.count("of the better plain one") == 12 and "also" not in done.stdout
     assert float(re.search(r"1 clients: .* x([\d.]+);", done.stdout)[1]) > 2  # cached texts
     for kind in ("texts", "pictures"):
         model, rest = re.search(rf"saturation, {kind}: model ([\d.]+)%, .*all else ([\d.]+)%", done.stdout).groups()

@@ -58,7 +58,7 @@ def launch(tmp_path, processes, batch):
     command += ["--master_addr", "127.0.0.1", "--master_port", str(port), str(program)]
     command += [str(here.with_name("conftest.py")), str(here.with_name("test_adaptation.py")), str(out), str(batch)]
     finished = subprocess.run(
-        command, capture_output=True, text=True, timeout=280, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        command, capture_output=True, text=True, timeout=700, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
     assert finished.returncode == 0, finished.stderr[-4000:]
     return torch.load(f"{out}.pt", weights_only=True)

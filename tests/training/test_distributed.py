@@ -117,7 +117,7 @@ def launch(tmp_path, name, processes, batch, groups="plain", resume=False, micro
     command += [str(program), str(shared), str(folder), str(batch), micro, groups] + (["resume"] if resume else [])
     command += ["--monitor", "false"]  # nothing reads it: torch's launcher must not take it for its --monitor-interval
     finished = subprocess.run(
-        command, capture_output=True, text=True, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        command, capture_output=True, text=True, timeout=700, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
     assert finished.returncode == 0, finished.stderr[:3000] + finished.stderr[-3000:]
     assert f"processes: {processes} " in finished.stdout

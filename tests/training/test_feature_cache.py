@@ -454,7 +454,7 @@ def test_two_processes_share_a_cache_and_equal_one_without(tmp_path):
     command += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(free_port())]
     command += [str(tmp_path / "program.py"), str(Path(__file__).parent), str(tmp_path), "2", str(tmp_path / "cache")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=700, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "processes: 2" in done.stdout
     one = train(tmp_path / "one", pairs, make_model(frozen=3))

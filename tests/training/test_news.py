@@ -222,12 +222,12 @@ def start(tmp_path, what, launcher=()):
 @pytest.mark.slow
 def test_a_terminated_run_says_so(tmp_path):
     run = start(tmp_path, "wait")
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     while not (tmp_path / "run" / "waiting").exists():
         assert time.monotonic() < deadline and run.poll() is None
         time.sleep(0.05)
     run.send_signal(signal.SIGTERM)
-    run.communicate(timeout=60)
+    run.communicate(timeout=300)
     assert run.returncode == 128 + signal.SIGTERM
     assert [message["event"] for message in kept(tmp_path)] == ["started", "failed"]
     assert kept(tmp_path)[1]["reason"] == "terminated (SIGTERM)"
@@ -239,7 +239,7 @@ def test_the_reason_of_another_process_arrives_once(tmp_path):
     launcher = ["-m", "accelerate.commands.launch", "--cpu", "--num_machines", "1", "--num_processes", "2"]
     launcher += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "29747"]
     run = start(tmp_path, "fail", launcher)
-    _, errors = run.communicate(timeout=240)
+    _, errors = run.communicate(timeout=700)
     assert run.returncode != 0 and b"had enough" in errors
     told = kept(tmp_path)
     assert [message["event"] for message in told] == ["started", "failed"], errors[-3000:]

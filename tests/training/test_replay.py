@@ -313,7 +313,7 @@ def test_a_hard_limit_that_ends_plain_trainer_is_survived(tmp_path):
         folder = tmp_path / f"{kind}-{room}"
         folder.mkdir()
         command = [sys.executable, str(tmp_path / "program.py"), shared, kind, str(room), str(folder)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=250), folder
+        return subprocess.run(command, capture_output=True, text=True, timeout=700), folder
 
     free, unlimited = start("replay", 0)
     assert free.returncode == 0 and "replays 0" in free.stdout, free.stderr[-2000:]
