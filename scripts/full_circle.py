@@ -51,7 +51,7 @@ class Circle:
 
     def __init__(self, folder: Path, small: bool) -> None:
         self.folder, self.small, self.began = folder, small, time.monotonic()
-        self.rows, self.requests = ((240, 90, 100), 150) if small else ((800, 150, 200), 500)
+        self.rows, self.requests = ((240, 90, 100), 150) if small else ((800, 150, 200), 300)
         self.repository = folder / "repository"  # a revision means one of the repository that commands are called in
         self.environment = {**os.environ, "HF_HUB_OFFLINE": "1", "MLFLOW_EXPERIMENT_NAME": NAME}
         self.environment["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
@@ -69,12 +69,12 @@ class Circle:
             command = ["serve", f"models:/{NAME}@champion", "--watch_seconds", "1", "--log_level", "error", *options]
             with (
                 server([*self._command(*command), "--port"]) as (port, _),
-                Traffic(port, "industrial", self.requests) as traffic,
+                Traffic(port, "industrial", 3 * self.requests) as traffic,
             ):
-                traffic.wait_for(self.requests)
+                self._await_windows(statistics, 1)
                 self._monitor(statistics, verdict, expected=0)
                 traffic.turn_to("scientific")
-                traffic.wait_for(self.requests)
+                self._await_windows(statistics, 2)  # the first of them may hold both kinds
                 self._monitor(statistics, verdict, expected=DRIFT)
                 self._say(json.loads((verdict / "drift.json").read_text())["suggestion"]["text"])
                 write_samples("scientific", data, *self.rows)
@@ -132,10 +132,21 @@ class Circle:
         self._do("promote", NAME, "--candidate", self.folder / name, *gate, "--output", decision)
 
     def _monitor(self, statistics: Path, verdict: Path, *, expected: int) -> None:
-        time.sleep(6)  # the server writes every five seconds
         self._do(
             "monitor", f"models:/{NAME}@champion", "--statistics", statistics, "--output", verdict, status=expected
         )
+
+    def _await_windows(self, statistics: Path, more: int) -> None:
+        """Until the server has written so many more."""
+
+        def there() -> int:
+            return len(list(statistics.glob("window-*.npz")))
+
+        goal, end = there() + more, time.monotonic() + 400
+        while there() < goal:
+            if time.monotonic() > end:
+                raise SystemExit(f"{statistics}: the server writes no statistics")
+            time.sleep(0.5)
 
     def _command(self, *words: object) -> list[str]:
         return [sys.executable, "-m", "hf_clip_domain.cli.main", *map(str, words)]

@@ -11,7 +11,7 @@ from hf_clip_domain.data.samples import load_samples
 from hf_clip_domain.serving import Client
 from hf_clip_domain.serving.client.retries import Retries
 
-_PAUSE = 0.02  # seconds; the machine has other things to do
+_PAUSE = 0.1  # seconds; of some ten requests a second the server's statistics take every one
 
 
 class Traffic:
