@@ -133,14 +133,22 @@ def _address_space() -> int | None:
     return None if limit == resource.RLIM_INFINITY else limit
 
 
-def prepare_for_shortage() -> None:
-    """`give_blocks_back`, where the address space is limited.
+def prepare_for_training() -> None:
+    """Let the C library keep freed blocks for the next step, or give them back where the address space is limited.
 
-    There the heap must not grow in the first place: scattered free blocks can be cleared of memory later, but they keep
-    their addresses, and nothing else finds room.
+    By default glibc returns the largest ones to the system, which clears them again a moment later: a sixth of the time
+    of a step on a CPU. `give_blocks_back` ends that where memory is short.
+
+    In a limited address space the heap must not grow in the first place: scattered free blocks can be cleared of memory
+    later, but they keep their addresses, and nothing else finds room.
     """
     if _address_space() is not None:
         give_blocks_back()
+    elif hasattr(library := _c_library(), "mallopt"):
+        mmap_threshold, trim_threshold = -3, -1
+        for most in (2**25, 2**31 - 1):  # older versions refuse more than 32 MiB
+            library.mallopt(mmap_threshold, most)
+        library.mallopt(trim_threshold, 2**31 - 1)
 
 
 def give_blocks_back() -> None:

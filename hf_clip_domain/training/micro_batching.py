@@ -15,17 +15,18 @@ from __future__ import annotations
 
 import functools
 import types
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.models.dual_encoder import features, find_logit_bias, find_logit_scale
 from hf_clip_domain.models.image_positions import accept_any_size
 from hf_clip_domain.training.loss_module import LOSS_MODULE
+from hf_clip_domain.training.recompute import recomputed
 
 
 @dataclass(frozen=True)
@@ -87,12 +88,20 @@ def install_embedding_forward(model: nn.Module, *, normalise: bool = True) -> No
             accept_any_size(self)
         suffix = kwargs.pop("image_suffix", None)
         if suffix is not None:
-            encode = functools.partial(_from_image_features, self, normalise, suffix)
-        elif normalise and image_sizes is None:
-            encode = functools.partial(_from_forward, original)
+            image = functools.partial(_from_stored, suffix)
         else:
-            encode = functools.partial(_from_features, self, normalise, image_sizes)
-        image_embeds, text_embeds = embed_in_micro_batches(encode, kwargs, size, kept)
+            image = functools.partial(_from_pixels, self, image_sizes)
+        if hasattr(self, "get_image_features") and hasattr(self, "get_text_features"):
+            towers = (
+                Tower(image, _parameters(self, "vision_model.", "visual_projection.")),
+                Tower(functools.partial(_from_words, self), _parameters(self, "text_model.", "text_projection.")),
+            )
+            image_embeds, text_embeds = embed_in_micro_batches(towers, kwargs, size, kept)
+            if normalise:
+                image_embeds, text_embeds = F.normalize(image_embeds, dim=-1), F.normalize(text_embeds, dim=-1)
+        else:
+            both = Tower(functools.partial(_from_forward, original), _parameters(self))
+            image_embeds, text_embeds = embed_in_micro_batches((both,), kwargs, size, kept)
         # What else the loss needs leaves through the same door, so that data parallel wrappers know it is used.
         outputs = {
             "image_embeds": image_embeds,
@@ -108,37 +117,57 @@ def install_embedding_forward(model: nn.Module, *, normalise: bool = True) -> No
     model.forward = types.MethodType(forward, model)
 
 
-def embed_in_micro_batches(encode, inputs: dict, size: int | None, kept: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
-    """Image and text embeddings of `inputs`, never holding the activations of more than `kept * size` rows.
+@dataclass(frozen=True)
+class Tower:
+    """What embeds a micro-batch.
+
+    Attributes:
+        encode: from the inputs to embeddings, rows second to last; or to a tuple of several such.
+        parameters: those of its parameters that train.
+    """
+
+    encode: Callable[[dict], torch.Tensor | tuple[torch.Tensor, ...]]
+    parameters: Sequence[nn.Parameter]
+
+
+def embed_in_micro_batches(
+    towers: Sequence[Tower], inputs: dict, size: int | None, kept: int = 1
+) -> tuple[torch.Tensor, ...]:
+    """The embeddings of `inputs` by each tower, never holding the activations of more than `kept * size` rows.
 
     Args:
-        encode: from inputs to image and text embeddings, rows second to last.
-        inputs: what it takes; tensors of `n` rows are cut along their first dimension.
+        towers: each is recomputed by itself, so that the activations of one at a time are in memory.
+        inputs: what they take; tensors of `n` rows are cut along their first dimension.
         size: rows a micro-batch; `None` or at least `n` embeds all at once, with nothing recomputed.
         kept: micro-batches, at least one, whose activations are kept rather than recomputed. They are the last ones:
             backward begins with those, so that their activations are gone before the first one is recomputed. Keeping
             a single one is therefore free.
 
     Returns:
-        Image embeddings `(n, d)`, or `(r, n, d)` at several sizes, and text embeddings `(n, d)`.
+        For each tower `(n, d)`, or `(r, n, d)` of images at several sizes.
     """
     n = len(inputs["image_features" if "image_features" in inputs else "pixel_values"])
-    if size is None or size >= n:
-        return encode(inputs)
-    images, texts = [], []
-    starts = range(0, n, size)
+    starts = range(0, n, n if size is None else min(size, n))
+    found: list[list[torch.Tensor]] = []
     for place, start in enumerate(starts):
+        rows = slice(start, start + starts.step)
         chunk = {
-            key: value[start : start + size] if torch.is_tensor(value) and value.ndim and len(value) == n else value
+            key: value[rows] if torch.is_tensor(value) and value.ndim and len(value) == n else value
             for key, value in inputs.items()
         }
-        if torch.is_grad_enabled() and place < len(starts) - kept:
-            image, text = checkpoint(encode, chunk, use_reentrant=False)
-        else:
-            image, text = encode(chunk)
-        images.append(image)
-        texts.append(text)
-    return torch.cat(images, dim=-2), torch.cat(texts)
+        again = torch.is_grad_enabled() and place < len(starts) - kept
+        embeddings = [
+            (recomputed(tower.encode, chunk, tower.parameters) if again else tower.encode(chunk)) for tower in towers
+        ]
+        found.append([part for parts in embeddings for part in (parts if isinstance(parts, tuple) else (parts,))])
+    return tuple(torch.cat(parts, dim=-2) for parts in zip(*found, strict=True))
+
+
+def _parameters(model: nn.Module, *own: str) -> list[nn.Parameter]:
+    """Those that train, of the parts of the model that are named so; of all of it where no part is."""
+    named = list(model.named_parameters())
+    found = [parameter for name, parameter in named if any(part in name for part in own)]
+    return [parameter for parameter in (found or model.parameters()) if parameter.requires_grad]
 
 
 def _from_forward(forward, inputs: dict) -> tuple[torch.Tensor, torch.Tensor]:
@@ -152,23 +181,19 @@ def _from_forward(forward, inputs: dict) -> tuple[torch.Tensor, torch.Tensor]:
     return image, text
 
 
-def _from_features(model: nn.Module, normalise: bool, image_sizes, inputs: dict) -> tuple[torch.Tensor, torch.Tensor]:
-    text = _text_features(model, inputs)
+def _from_pixels(model: nn.Module, image_sizes: Sequence[int] | None, inputs: dict) -> torch.Tensor:
     pixels = inputs["pixel_values"]
     if image_sizes is None:
-        image = features(model.get_image_features(pixel_values=pixels))  # (n, d)
-    else:
-        views = (at_size(pixels, size) for size in image_sizes)
-        image = torch.stack([features(model.get_image_features(pixel_values=view)) for view in views])  # (r, n, d)
-    return (F.normalize(image, dim=-1), F.normalize(text, dim=-1)) if normalise else (image, text)
+        return features(model.get_image_features(pixel_values=pixels))  # (n, d)
+    views = (at_size(pixels, size) for size in image_sizes)
+    return torch.stack([features(model.get_image_features(pixel_values=view)) for view in views])  # (r, n, d)
 
 
-def _from_image_features(model: nn.Module, normalise: bool, suffix, inputs: dict) -> tuple[torch.Tensor, torch.Tensor]:
-    image, text = suffix(inputs["image_features"]), _text_features(model, inputs)  # (n, d) each
-    return (F.normalize(image, dim=-1), F.normalize(text, dim=-1)) if normalise else (image, text)
+def _from_stored(suffix, inputs: dict) -> torch.Tensor:
+    return suffix(inputs["image_features"])  # (n, d)
 
 
-def _text_features(model: nn.Module, inputs: dict) -> torch.Tensor:
+def _from_words(model: nn.Module, inputs: dict) -> torch.Tensor:
     words = {name: value for name, value in inputs.items() if name in ("input_ids", "attention_mask", "position_ids")}
     return features(model.get_text_features(**words))  # (n, d)
 

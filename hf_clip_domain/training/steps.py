@@ -43,7 +43,7 @@ class FittingSteps:
         to_come: Callable[[], int],
         tell: Callable[[str | None, str], None],
     ) -> None:
-        memory.prepare_for_shortage()
+        memory.prepare_for_training()
         automatic = args.micro_batch_size == "auto"
         self.level: TokenLevel | None = None
         self.roll_call = RollCall(args.device)

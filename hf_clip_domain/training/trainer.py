@@ -18,6 +18,7 @@ from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.losses import build_loss
 from hf_clip_domain.losses.gather import gather_rows, gather_targets
 from hf_clip_domain.models.dual_encoder import embedding_width, find_logit_bias
+from hf_clip_domain.models.quick_gelu import use_lean_activations
 from hf_clip_domain.similarity import build_similarity, wants_normalised
 from hf_clip_domain.training import checkpoints
 from hf_clip_domain.training.callbacks import ClampLogitScale, TemperatureSchedule, WeightAverage
@@ -125,6 +126,7 @@ class ClipTrainer(Trainer):
     def prepare_model(self, loss: nn.Module) -> None:
         """Make the model ready to train with `loss` and at the temperature of the arguments."""
         self.use_loss(loss)
+        use_lean_activations(self.model)
         prepare_for_sizes(self.model, self.args)
         for kind in (ClampLogitScale, TemperatureSchedule):
             self.pop_callback(kind)

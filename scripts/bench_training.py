@@ -1,0 +1,174 @@
+"""Training beside what one would use instead, on the same pairs, weights, batch and machine, in one run.
+
+    python scripts/bench_training.py --data DATA/medical --domain medical    # all of it; the better part of an hour
+    python scripts/bench_training.py --data DATA/medical --domain medical --write README.md
+    python scripts/bench_training.py --sizes starter --batches 64 256 --seeds 0         # minutes, synthetic samples
+    python scripts/bench_training.py --sizes tiny --batches 16 32 --micro 8 --seeds     # to try the script
+
+The peers: transformers' Trainer with `CLIPModel`, as in its contrastive image-text example (captions padded to 77, one
+picture size, the batch at once); open_clip's own loop with `--accum-freq`; sentence-transformers' CLIP with its cached
+ranking loss. They run in environments of their own, made at the first call and kept (two, 1.7 GB each).
+
+Two things are measured, every run in a process of its own, the programs taking turns:
+
+1. The step: a fixed batch of prepared pixels and captions through each program's own loop (forward, loss, backward,
+   AdamW), float32, all with the same micro-batch. Seconds are the median of the steps after the first; memory is the
+   peak above the loaded program, model and pairs; the gradient is compared with the whole batch's in float64.
+2. A given recall: whole runs from picture files, from the starter's weights and with the hyperparameters that the domain
+   has for it (the same for all). The recall is the best that the Trainer reaches after any of its epochs, on the test
+   split; time is training alone, up to the first epoch that scores it.
+
+--write puts both tables and the targets between the marks in a Markdown file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "peers"))  # the programs import each other by plain names
+
+from peers import tables
+from peers.environment import python_of
+from peers.inputs import write_inputs
+from peers.recall import recalls, test_rows
+from peers.reference import float64_gradient, relative_error
+from work import Work
+
+from hf_clip_domain.cli.options import parse_options
+
+PROGRAMS = {"plain": "plain.py", "open_clip": "open_clip_run.py", "sentence": "sentence.py", "ours": "ours.py"}
+WAYS = {
+    "plain": ("plain", ()),
+    "open_clip": ("open_clip", ()),
+    "sentence": ("sentence", ()),
+    "ours, defaults": ("ours", ()),
+    "ours, and small pictures first": ("ours", ("--resolutions", "80,128")),
+    "ours, only short padding": ("ours", ("--precision", "fp32")),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", help="a folder or file of pairs. Default: the domain's embedded synthetic samples")
+    parser.add_argument("--domain", default="scientific")
+    parser.add_argument("--sizes", nargs="*", default=["starter", "vit-b32"], choices=["starter", "vit-b32", "tiny"])
+    parser.add_argument("--batches", nargs="+", type=int, default=[64, 256, 1024])
+    parser.add_argument("--micro", type=int, default=32, help="rows embedded at once by all that can. Default: 32")
+    parser.add_argument("--steps", type=int, default=3, help="a run, the first of which warms up; 1 for 1,024 pairs")
+    parser.add_argument("--whole", type=float, default=12, help="GiB that a batch embedded at once may take")
+    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2], help="of the runs to a given recall")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="Markdown that has the marks")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        steps = [line for size in options.sizes for line in bench_steps(Path(folder) / size, size, options)]
+        runs = bench_recall(Path(folder) / "recall", options) if options.seeds else []
+    parts = {
+        "steps": tables.steps(steps),
+        "recall": tables.recall(runs),
+        "targets": tables.targets(steps, runs, options.micro),
+    }
+    today = datetime.date.today().isoformat()
+    for name, table in parts.items():
+        print(f"\n{table}")
+        if options.write:
+            tables.write(options.write, name, f"{table}\n\n{today}, {os.cpu_count()} CPU cores.")
+
+
+def bench_steps(folder: Path, size: str, options) -> list[dict]:
+    """A line of figures for every program and batch."""
+    write_inputs(folder, size, options.domain, options.data, max(options.batches))
+    lines: list[dict] = []
+    for batch in options.batches:
+        base = Work("step", str(folder), "", batch, steps=options.steps if batch < 1000 else 1)
+        true = float64_gradient(base) if _affords_float64(size, batch) else None
+        whole_fits = _expected_gib(lines, size, batch) <= options.whole
+        for program, micro in [*([("plain", 0), ("ours", 0)] if whole_fits else []), *_cut(batch, options.micro)]:
+            work = replace(base, micro=micro, out=str(folder / f"{program}-{batch}-{micro}"))
+            found = run(program, work)
+            line = {"size": size, "batch": batch, "program": program, "micro": micro}
+            line |= {"pairs": batch / found["seconds"], "mib": found["mib"], "error": None, "scale": None}
+            if true is not None:
+                kept = replace(work, out=work.out + "-gradient", steps=1, gradient=True)
+                run(program, kept)
+                line["error"], line["scale"] = relative_error(tables.gradient(kept.out), true)
+            lines.append(line)
+            print(json.dumps(line), file=sys.stderr, flush=True)
+    return lines
+
+
+def _cut(batch: int, micro: int) -> list[tuple[str, int]]:
+    return [(program, micro) for program in ("open_clip", "sentence", "ours")] if micro < batch else []
+
+
+def _affords_float64(size: str, batch: int) -> bool:
+    return size != "vit-b32" or batch <= 64  # a minute on two cores
+
+
+def _expected_gib(lines: list[dict], size: str, batch: int) -> float:
+    """What the batch at once would take, by the largest one before it."""
+    before = [line for line in lines if line["program"] == "plain" and line["size"] == size]
+    return before[-1]["mib"] / before[-1]["batch"] * batch / 1024 if before else 0.0
+
+
+def bench_recall(folder: Path, options) -> list[dict]:
+    """A line for every way and seed: seconds and recall after each epoch."""
+    domain = options.domain
+    defaults = parse_options(
+        ["--domain", domain, "--model_name_or_path", "starter", "--output_dir", str(folder)]
+    ).training
+    write_inputs(folder, "starter", domain, options.data, 2)
+    rows = test_rows(domain, options.data)
+    work = Work(
+        "adapt",
+        str(folder),
+        "",
+        batch=defaults.per_device_train_batch_size,
+        epochs=int(defaults.num_train_epochs),
+        learning_rate=defaults.learning_rate,
+        weight_decay=defaults.weight_decay,
+        warmup=defaults.warmup_steps,
+        domain=domain,
+        dataset=options.data or "",
+    )
+    lines = []
+    for seed in options.seeds:
+        for way in options.ways:
+            program, extra = WAYS[way]
+            one = replace(work, out=str(folder / f"{way}-{seed}"), seed=seed, options=extra)
+            epochs = run(program, one)["epochs"]
+            scores = recalls(Path(one.out), len(epochs), domain, rows)
+            lines.append({"way": way, "seed": seed, "recall": scores, "epochs": epochs})
+            print(json.dumps(lines[-1]), file=sys.stderr, flush=True)
+    return lines
+
+
+def run(program: str, work: Work) -> dict:
+    """What a program found, in a process of its own.
+
+    Raises:
+        SystemExit: it failed; its last lines are shown.
+    """
+    out = Path(work.out)
+    out.mkdir(parents=True, exist_ok=True)
+    told = out / "work.json"
+    told.write_text(json.dumps(asdict(work)), encoding="utf-8")
+    file = Path(__file__).parent / "peers" / PROGRAMS[program]
+    offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    environment = {**os.environ, **offline, "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run([python_of(program), str(file), str(told)], env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{program} failed:\n" + "\n".join(done.stderr.splitlines()[-15:]))
+    return json.loads((out / "found.json").read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    main()
