@@ -204,6 +204,11 @@ class ClipEmbedder:
         return self.similarity(images, text_embeds)
 
     @property
+    def picture_settings(self) -> dict[str, Any] | None:
+        """Everything that decides the pixels of a picture, in plain values; without a domain the processor does."""
+        return None if self._transform is None else self._transform.settings
+
+    @property
     def _device(self) -> torch.device:
         return next(self.model.parameters()).device
 
