@@ -33,8 +33,8 @@ _DAMAGE = (
     zlib.error,
 )
 
-# What the EXIF orientation asks for: whether width and height change places and, after that, whether the picture is
-# turned over from left to right and from top to bottom.
+# What each EXIF orientation asks for, and how a place in the picture moves: whether width and height change places, and
+# whether left and right, and upper and lower, do so afterwards.
 _ORIENTATIONS = {
     2: (Image.Transpose.FLIP_LEFT_RIGHT, False, True, False),
     3: (Image.Transpose.ROTATE_180, False, True, True),
@@ -78,7 +78,7 @@ def decode_image(image: Any, *, draft_size: int | None = None) -> Image.Image:
 
 
 def decode_draft(image: Any, draft_size: int | None) -> Decoded:
-    """The same without the last copy: grey pictures stay grey (mode L), which a third of the work resizes.
+    """The same without the last copy, and grey pictures stay grey (mode L): they take a third of the work to resize.
 
     Arguments and errors as for `decode_image`.
     """
@@ -191,6 +191,7 @@ def _upright(image: Image.Image, extent: Box, orientation: Any) -> Decoded:
         return Decoded(image, extent)
     method, swapped, turned_over, upside_down = _ORIENTATIONS[orientation]
     image = image.transpose(method)
+    image.info = {}  # its EXIF would turn the picture once more if it were decoded again
     left, upper, right, lower = (extent[place] for place in ((1, 0, 3, 2) if swapped else (0, 1, 2, 3)))
     if turned_over:
         left, right = image.width - right, image.width - left

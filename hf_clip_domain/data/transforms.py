@@ -166,6 +166,7 @@ class ImageTransform:
         return mixed.view_as(channels).clamp_(0, 1)
 
     def _normalise(self, channels: torch.Tensor) -> torch.Tensor:
+        """In place."""
         return channels.sub_(self.mean).div_(self.std)
 
 
@@ -174,7 +175,7 @@ def _size(extent: Box) -> tuple[float, float]:
 
 
 def _channels_first(pixels: np.ndarray) -> torch.Tensor:
-    # numpy changes the order of single bytes faster than torch, and a third of a picture's time was here.
+    # numpy changes the order of single bytes faster than torch does.
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).float().div_(255)
 
 

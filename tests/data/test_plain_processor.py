@@ -99,6 +99,8 @@ def test_a_reduced_jpeg_shows_what_the_whole_one_does_whichever_way_it_lies(orie
     whole = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
     left, upper, right, lower = decode_draft(data, 336).extent
     assert (right - left, lower - upper) == (whole.width / 4, whole.height / 4)
+    again = decode_image(decode_image(data))
+    assert again.size == whole.size and np.abs(np.asarray(again, int) - np.asarray(whole, int)).max() == 0
     for square in ("crop", "pad"):
         tool = transform(square)
         found = difference(tool.evaluation(data), tool.evaluation(whole))
