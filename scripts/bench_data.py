@@ -61,6 +61,8 @@ def main(arguments: list[str] | None = None) -> None:
             kinds = synthetic(Path(folder), options.pictures, options.scale)
         else:
             kinds, sizes = found(options.data, options.pictures)
+            if not kinds:
+                parser.error(f"--data {options.data}: no pictures are there.")
             print("\n".join(f"{kind}: {size}." for kind, size in sizes.items()) + "\n")
         print_speeds({kind: measure(ways, files, options.rounds) for kind, files in kinds.items()}, kinds)
         print_differences(kinds, options)
@@ -81,7 +83,7 @@ def make_ways(options: argparse.Namespace) -> dict[str, Way]:
         import torchvision  # noqa: F401
         from transformers.models.clip.image_processing_clip import CLIPImageProcessor
 
-        ways[TORCHVISION] = processed_by(CLIPImageProcessor(**{"size": plain.size, "crop_size": plain.crop_size}))
+        ways[TORCHVISION] = processed_by(CLIPImageProcessor(size=plain.size, crop_size=plain.crop_size))
     except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision that was built for another torch
         reason = next(line for line in str(error).splitlines() if line.strip()).strip()
         print(f"transformers' torchvision processor was not measured: {reason}\n")
@@ -99,9 +101,12 @@ def make_transform(options: argparse.Namespace, **image: str) -> ImageTransform:
 
 def older_transform(options: argparse.Namespace) -> ImageTransform:
     """Another checkout's transform beside this one's, in the same process."""
-    own = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "hf_clip_domain"}
-    for name in own:
-        del sys.modules[name]
+
+    def forget() -> dict[str, object]:
+        names = [name for name in sys.modules if name.partition(".")[0] == "hf_clip_domain"]
+        return {name: sys.modules.pop(name) for name in names}
+
+    own = forget()
     sys.path.insert(0, str(options.before.resolve()))
     try:
         from hf_clip_domain.data.transforms import ImageTransform as Older
@@ -111,6 +116,7 @@ def older_transform(options: argparse.Namespace) -> ImageTransform:
         return Older(load_older(options.domain), options.size, tuple(plain.image_mean), tuple(plain.image_std))
     finally:
         sys.path.pop(0)
+        forget()
         sys.modules.update(own)
 
 
@@ -162,18 +168,11 @@ def print_differences(kinds: dict[str, list[Path]], options: argparse.Namespace)
     print("Difference from the Pillow processor in steps of 1/255:\n")
     row(["pictures", "mean", "mean of the worst picture", "largest of a pixel"])
     row([":--", *["---:"] * 3])
+    processed = processed_by(plain)
     for kind, files in kinds.items():
-        expected = processed_by(plain)
-        found = [(transform.evaluation(file) - expected([file])[0]).abs() * steps for file in files]
-        means = [float(one.mean()) for one in found]
-        row(
-            [
-                kind,
-                f"{statistics.mean(means):.2f}",
-                f"{max(means):.2f}",
-                f"{max(float(one.max()) for one in found):.0f}",
-            ]
-        )
+        apart = [(transform.evaluation(file) - processed([file])[0]).abs() * steps for file in files]
+        means, largest = [float(one.mean()) for one in apart], max(float(one.max()) for one in apart)
+        row([kind, f"{statistics.mean(means):.2f}", f"{max(means):.2f}", f"{largest:.0f}"])
     print()
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
@@ -14,7 +15,9 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def bench(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    return runpy.run_path(str(ROOT / "scripts" / "bench_data.py"))
+    threads = torch.get_num_threads()
+    yield runpy.run_path(str(ROOT / "scripts" / "bench_data.py"))
+    torch.set_num_threads(threads)
 
 
 def tables(printed):
