@@ -86,6 +86,8 @@ class ClipEmbedder:
         self.logit_scale = logit_scale
         self._normalise = wants_normalised(self.similarity_function)
         self._transform = ImageTransform(domain, *image_settings(processor)) if domain is not None else None
+        # What decides a picture's pixels; without a domain the processor does.
+        self.picture_settings = self._transform.settings if self._transform is not None else None
 
     @classmethod
     def from_pretrained(
@@ -169,9 +171,8 @@ class ClipEmbedder:
 
         A label's embedding is the average over its prompts, renormalised (Radford et al. 2021, arXiv
         2103.00020, section 3.1.4); probabilities are the softmax over labels of `logit_scale * similarity`.
-        SigLIP is read the same
-        way: its sigmoid scores each label on its own, and a bias common to all labels leaves the softmax
-            unchanged.
+        SigLIP is read the same way: its sigmoid scores each label on its own, and a bias common to all labels leaves
+        the softmax unchanged.
 
         Args:
             images: raw pictures or `(n, d)` embeddings.

@@ -35,7 +35,7 @@ def model_identity(embedder: ClipEmbedder) -> dict[str, Any]:
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     processor = embedder.processor
     domain = None if embedder.domain is None else asdict(embedder.domain)
-    settings = [processor.image_processor.to_dict(), embedder.model.config.to_dict(), domain]
+    settings = [processor.image_processor.to_dict(), embedder.model.config.to_dict(), domain, embedder.picture_settings]
     digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
     tokenizer = json.loads(processor.tokenizer.backend_tokenizer.to_str())
     of_the_last_call = {"truncation", "padding"}

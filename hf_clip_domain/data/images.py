@@ -7,10 +7,10 @@ import os
 import struct
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from hf_clip_domain.errors import ClipDomainError
 
@@ -33,6 +33,31 @@ _DAMAGE = (
     zlib.error,
 )
 
+# What each EXIF orientation asks for, and how a place in the picture moves: whether width and height change places, and
+# whether left and right, and upper and lower, do so afterwards.
+_ORIENTATIONS = {
+    2: (Image.Transpose.FLIP_LEFT_RIGHT, False, True, False),
+    3: (Image.Transpose.ROTATE_180, False, True, True),
+    4: (Image.Transpose.FLIP_TOP_BOTTOM, False, False, True),
+    5: (Image.Transpose.TRANSPOSE, True, False, False),
+    6: (Image.Transpose.ROTATE_270, True, True, False),
+    7: (Image.Transpose.TRANSVERSE, True, True, True),
+    8: (Image.Transpose.ROTATE_90, True, False, True),
+}
+
+Box = tuple[float, float, float, float]  # left, upper, right, lower in pixels of the picture
+
+
+class Decoded(NamedTuple):
+    """A picture as `decode_draft` gives it.
+
+    A JPEG decoded at a fraction of its scale is rounded up to whole pixels: the last of a row or column may show
+    the file's padding in part. `extent` is where the picture itself lies, `(0, 0, width, height)` for all others.
+    """
+
+    picture: Image.Image  # upright, RGB or L, to be left unchanged: it may be the caller's own
+    extent: Box
+
 
 def decode_image(image: Any, *, draft_size: int | None = None) -> Image.Image:
     """An RGB picture, upright by its EXIF tag, from any of the forms a row can hold.
@@ -49,16 +74,25 @@ def decode_image(image: Any, *, draft_size: int | None = None) -> Image.Image:
     Raises:
         ClipDomainError: no picture, a damaged one, or more than `MAX_PIXELS`; names the file.
     """
+    return decode_draft(image, draft_size).picture.convert("RGB")
+
+
+def decode_draft(image: Any, draft_size: int | None) -> Decoded:
+    """The same without the last copy, and grey pictures stay grey (mode L): they take a third of the work to resize.
+
+    Arguments and errors as for `decode_image`.
+    """
     name = _name(image)
     try:
         opened = _open(image)
-        if not isinstance(opened, Image.Image):
-            return opened
         _check_size(opened.size, name)
+        extent = None
         if draft_size is not None and opened is not image:  # a draft would shrink the caller's own picture
-            opened.draft("RGB", (draft_size, draft_size))
+            draft = opened.draft("RGB", (draft_size, draft_size))
+            extent = draft and draft[1]
         opened.load()
-        return _to_rgb(ImageOps.exif_transpose(opened))
+        orientation = opened.getexif().get(ExifTags.Base.Orientation)
+        return _upright(_to_8_bits(opened), extent or (0, 0, *opened.size), orientation)
     except ClipDomainError:
         raise
     except FileNotFoundError as error:
@@ -152,9 +186,24 @@ def _check_size(size: tuple[int, int], name: str) -> None:
         raise ClipDomainError(f"{name}: {width} x {height} pixels.")
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _upright(image: Image.Image, extent: Box, orientation: Any) -> Decoded:
+    if orientation not in _ORIENTATIONS:
+        return Decoded(image, extent)
+    method, swapped, turned_over, upside_down = _ORIENTATIONS[orientation]
+    image = image.transpose(method)
+    image.info = {}  # its EXIF would turn the picture once more if it were decoded again
+    left, upper, right, lower = (extent[place] for place in ((1, 0, 3, 2) if swapped else (0, 1, 2, 3)))
+    if turned_over:
+        left, right = image.width - right, image.width - left
+    if upside_down:
+        upper, lower = image.height - lower, image.height - upper
+    return Decoded(image, (left, upper, right, lower))
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    """As RGB, or L if there is no colour; the picture itself if it is either."""
     if image.mode.startswith("I") or image.mode == "F":
-        return Image.fromarray(_scaled_to_8_bits(np.asarray(image), image.mode)).convert("RGB")
+        return Image.fromarray(_scaled_to_8_bits(np.asarray(image), image.mode))
     if image.mode == "PA" or (image.mode in ("1", "L", "P", "RGB") and "transparency" in image.info):
         image = image.convert("RGBA")
     if image.mode in ("RGBA", "LA", "La", "RGBa"):
@@ -162,7 +211,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGB", image.size, "white")
         white.paste(image, mask=image.getchannel("A"))
         return white
-    return image.convert("RGB")
+    if image.mode == "1":
+        return image.convert("L")
+    return image if image.mode in ("RGB", "L") else image.convert("RGB")
 
 
 def _scaled_to_8_bits(values: np.ndarray, mode: str) -> np.ndarray:

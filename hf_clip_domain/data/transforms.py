@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from hf_clip_domain.data.contrast import equalise_locally, stretch_window
-from hf_clip_domain.data.images import decode_image
+from hf_clip_domain.data.ground import ground_colour, ground_share
+from hf_clip_domain.data.images import Box, Decoded, decode_draft
 from hf_clip_domain.domains import Domain
 
 _FILLS = {"white": (255, 255, 255), "black": (0, 0, 0), "grey": (128, 128, 128)}
@@ -19,10 +20,8 @@ _FILLS = {"white": (255, 255, 255), "black": (0, 0, 0), "grey": (128, 128, 128)}
 _DRAFT = 1.5
 # Scale of the views of a figure in a domain that crops photographs: its axes and panels stay.
 _FIGURE_SCALE = (0.95, 1.2)
-# Colours within such a step count as one when the plain ground of a figure is looked for.
-_COLOUR_STEP = 16
-
-Box = tuple[float, float, float, float]  # left, upper, right, lower in pixels of the picture; may reach outside it
+# To be raised whenever the evaluation view of the same picture changes: what was kept of older pixels is then not used.
+_VERSION = 2
 
 
 class ImageTransform:
@@ -46,22 +45,29 @@ class ImageTransform:
     @property
     def settings(self) -> dict[str, Any]:
         """Everything that decides what `evaluation` makes of a picture, in plain values."""
-        policy = dataclasses.asdict(self.image)
-        return {"size": self.size, "mean": self.mean.flatten().tolist(), "std": self.std.flatten().tolist(), **policy}
+        normalisation = {"mean": self.mean.flatten().tolist(), "std": self.std.flatten().tolist()}
+        return {"version": _VERSION, "size": self.size, **normalisation, **dataclasses.asdict(self.image)}
 
     def evaluation(self, image: Any) -> torch.Tensor:
-        """The whole square, nothing drawn by chance."""
+        """The whole square, nothing drawn by chance.
+
+        Where it is cropped, it is the square that CLIP's own processor cuts.
+        """
         picture = self._decode(image)
-        side = self._square_side(picture.size, self._is_figure(picture))
-        left, upper = (picture.width - side) / 2, (picture.height - side) / 2
-        pixels = self._render(picture, (left, upper, left + side, upper + side))
-        return self._normalise(_channels_first(pixels))
+        size = _size(picture.extent)
+        if self._is_figure(picture) or self.image.square == "pad":
+            side = max(size)
+            left, upper = ((length - side) / 2 for length in size)
+            view = (left, upper, left + side, upper + side)
+        else:
+            view = self._middle_square(size)
+        return self._normalise(_channels_first(self._render(picture, view)))
 
     def training(self, image: Any, rng: np.random.Generator, caption: str = "") -> torch.Tensor:
         """A random view that leaves `caption` true; the same for the same state of `rng`."""
         picture = self._decode(image)
         figure = self._is_figure(picture)
-        pixels = self._render(picture, self._random_view(picture.size, figure, rng))
+        pixels = self._render(picture, self._random_view(_size(picture.extent), figure, rng))
         channels = _channels_first(pixels)  # (3, size, size) in 0..1
         # Drawn whether used or not, so that a caption's words do not shift the draws that follow.
         mirrored, turns = rng.random() < 0.5, int(rng.integers(4))
@@ -71,20 +77,24 @@ class ImageTransform:
             channels = torch.rot90(channels, turns, dims=(-2, -1))
         return self._normalise(self._jitter_colours(channels, rng))
 
-    def _decode(self, image: Any) -> Image.Image:
-        return decode_image(image, draft_size=math.ceil(self.size * _DRAFT))
+    def _decode(self, image: Any) -> Decoded:
+        return decode_draft(image, math.ceil(self.size * _DRAFT))
 
-    def _is_figure(self, picture: Image.Image) -> bool:
+    def _is_figure(self, decoded: Decoded) -> bool:
         """With `square: auto`, whether the picture stands on plain ground."""
-        return self.image.square == "auto" and _ground(np.array(picture.resize((64, 64), reducing_gap=2.0)))[1] > 0.6
+        return self.image.square == "auto" and ground_share(decoded) > 0.6
 
-    def _square_side(self, size: tuple[int, int], figure: bool) -> int:
-        return max(size) if figure or self.image.square == "pad" else min(size)
+    def _middle_square(self, size: tuple[float, float]) -> Box:
+        """Where CLIP's processor cuts: it resizes to whole pixels first, rounding down, and cuts whole pixels then."""
+        scaled = [max(self.size, int(self.size * length / min(size))) for length in size]
+        left, upper = ((whole - self.size) // 2 * length / whole for whole, length in zip(scaled, size, strict=True))
+        width, height = (self.size * length / whole for whole, length in zip(scaled, size, strict=True))
+        return left, upper, left + width, upper + height
 
-    def _random_view(self, size: tuple[int, int], figure: bool, rng: np.random.Generator) -> Box:
+    def _random_view(self, size: tuple[float, float], figure: bool, rng: np.random.Generator) -> Box:
         scale = rng.uniform(*(_FIGURE_SCALE if figure else self.augment.crop_scale))
         stretch = math.exp(rng.uniform(*np.log(self.augment.aspect)))
-        whole = self._square_side(size, figure)
+        whole = max(size) if figure or self.image.square == "pad" else min(size)
         sides = [whole * math.sqrt(scale * stretch), whole * math.sqrt(scale / stretch)]
         if not figure and self.image.square != "pad":
             sides = [min(side, length) for side, length in zip(sides, size, strict=True)]
@@ -96,17 +106,19 @@ class ImageTransform:
         )
         return left, upper, left + sides[0], upper + sides[1]
 
-    def _render(self, picture: Image.Image, box: Box) -> np.ndarray:
-        """The box of the picture as `(size, size, 3)` uint8, padded where it reaches outside."""
-        columns, from_left, to_right = self._span(box[0], box[2], picture.width)
-        rows, from_upper, to_lower = self._span(box[1], box[3], picture.height)
-        part = picture.resize(
+    def _render(self, decoded: Decoded, view: Box) -> np.ndarray:
+        """The view as `(size, size, 3)` uint8, padded where it reaches outside; it counts from the extent's corner."""
+        width, height = _size(decoded.extent)
+        columns, from_left, to_right = self._span(view[0], view[2], width)
+        rows, from_upper, to_lower = self._span(view[1], view[3], height)
+        left, upper = decoded.extent[:2]
+        part = decoded.picture.resize(
             (columns.stop - columns.start, rows.stop - rows.start),
             Image.Resampling.BICUBIC,
-            box=(from_left, from_upper, to_right, to_lower),
+            box=(left + from_left, upper + from_upper, left + to_right, upper + to_lower),
             reducing_gap=2.0,
         )
-        pixels = self._enhance(np.array(part))
+        pixels = self._enhance(np.asarray(part if part.mode == "RGB" else part.convert("RGB")))
         if pixels.shape[:2] == (self.size, self.size):
             return pixels
         canvas = np.empty((self.size, self.size, 3), dtype=np.uint8)
@@ -114,10 +126,10 @@ class ImageTransform:
         canvas[rows, columns] = pixels
         return canvas
 
-    def _span(self, start: float, stop: float, length: int) -> tuple[slice, float, float]:
+    def _span(self, start: float, stop: float, length: float) -> tuple[slice, float, float]:
         """Along one axis: the target pixels covered by the picture, and the stretch of the picture they show."""
         scale = self.size / (stop - start)
-        first, last = max(start, 0.0), min(stop, float(length))
+        first, last = max(start, 0.0), min(stop, length)
         begin = min(round((first - start) * scale), self.size - 1)
         end = max(round((last - start) * scale), begin + 1)  # a very thin picture keeps one line
         return slice(begin, end), first, last
@@ -127,7 +139,7 @@ class ImageTransform:
             return _FILLS[self.image.fill]
         # Only the edges that the padding will touch; they are the picture's own, not a crop's.
         sides = (pixels.shape[0] < self.size, pixels.shape[1] < self.size)
-        return _ground(pixels, *sides)[0]
+        return ground_colour(pixels, *sides)
 
     def _enhance(self, pixels: np.ndarray) -> np.ndarray:
         if self.image.grey:
@@ -154,28 +166,17 @@ class ImageTransform:
         return mixed.view_as(channels).clamp_(0, 1)
 
     def _normalise(self, channels: torch.Tensor) -> torch.Tensor:
-        return (channels - self.mean) / self.std
+        """In place."""
+        return channels.sub_(self.mean).div_(self.std)
+
+
+def _size(extent: Box) -> tuple[float, float]:
+    return extent[2] - extent[0], extent[3] - extent[1]
 
 
 def _channels_first(pixels: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous().float().div_(255)
-
-
-def _ground(pixels: np.ndarray, rows: bool = True, columns: bool = True) -> tuple[np.ndarray, float]:
-    """The commonest colour `(3,)` uint8 along the horizontal (`rows`) and vertical (`columns`) edges, and its share.
-
-    Of a chart it is the paper, whatever label or frame touches the edge; of a photograph without any common colour,
-    the median.
-    """
-    depth = 2 + min(pixels.shape[:2]) // 32  # deeper than a thin frame, blurred by the resize
-    strips = [pixels[:depth], pixels[-depth:]] if rows else []
-    strips += [pixels[:, :depth], pixels[:, -depth:]] if columns else []
-    edge = np.concatenate([strip.reshape(-1, 3) for strip in strips])  # (k, 3)
-    bins = (edge // _COLOUR_STEP).astype(np.int32) @ np.array([1, 64, 4096])
-    values, counts = np.unique(bins, return_counts=True)
-    share = float(counts.max() / len(bins))
-    common = edge[bins == values[counts.argmax()]] if share > 0.3 else edge
-    return np.median(common, axis=0).round().astype(np.uint8), share
+    # numpy changes the order of single bytes faster than torch does.
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).float().div_(255)
 
 
 _TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])

@@ -110,6 +110,7 @@ class LoadedModel:
             "tokenizer": _hash_tokenizer(embedder.processor.tokenizer),
             "images": embedder.processor.image_processor.to_json_string(),
             "domain": embedder.domain.to_dict() if embedder.domain is not None else None,
+            "pixels": embedder.picture_settings,
             "normalised": self.normalised,
             "capacity": embedder._capacity,
             "precision": self.precision,

@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hf_clip_domain.corpus.identity import model_identity
+from hf_clip_domain.data import transforms
+from hf_clip_domain.embedder import ClipEmbedder
 from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.serving.cache import EmbeddingCache, MemoryCache, key_of
 from hf_clip_domain.serving.disk_cache import DiskCache
@@ -133,6 +136,17 @@ def test_the_identity_follows_precision_and_preprocessing(folder):
     cropped = LoadedModel.load(folder)
     cropped.embedder.processor.image_processor.do_normalize = False
     assert len({plain.identity, half.identity, cropped.identity}) == 3
+
+
+def test_the_identity_follows_how_the_package_makes_pixels(folder, monkeypatch):
+    def identities():
+        embedder = ClipEmbedder.from_pretrained(folder, domain="general")
+        return LoadedModel(embedder, source=str(folder)).identity, model_identity(embedder)["sha256"]
+
+    before = identities()
+    assert before == identities()
+    monkeypatch.setattr(transforms, "_VERSION", transforms._VERSION + 1)
+    assert not set(before) & set(identities())
 
 
 def test_without_a_disk_a_miss_counts_once():

@@ -110,17 +110,17 @@ def difference(one, other):
 def opened(monkeypatch):
     """Every picture that was decoded, by its bytes; and every file that was read, by its path."""
     seen = {"decoded": [], "read": []}
-    decode, identify = transforms.decode_image, cached_rows.identify
+    decode, identify = transforms.decode_draft, cached_rows.identify
 
-    def decoding(image, **options):
+    def decoding(image, draft_size):
         seen["decoded"].append(image["bytes"])
-        return decode(image, **options)
+        return decode(image, draft_size)
 
     def identifying(image):
         seen["read"].append(image["path"])
         return identify(image)
 
-    monkeypatch.setattr(transforms, "decode_image", decoding)
+    monkeypatch.setattr(transforms, "decode_draft", decoding)
     monkeypatch.setattr(cached_rows, "identify", identifying)
     monkeypatch.setattr(cached_rows, "_SETTLED_NS", 0)  # files of a test are young
     return seen
