@@ -22,8 +22,8 @@ from hf_clip_domain.data.loading import load_pairs
 from hf_clip_domain.data.samples import load_samples
 from hf_clip_domain.data.transforms import ImageTransform
 from hf_clip_domain.domains import load_domain
-from hf_clip_domain.embedder import image_settings
 from hf_clip_domain.models.image_positions import at_image_size
+from hf_clip_domain.models.image_sizes import image_settings
 from hf_clip_domain.models.loading import load_model
 from hf_clip_domain.training.affordable import pair_timer
 from hf_clip_domain.training.micro_batching import at_size

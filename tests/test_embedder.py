@@ -26,8 +26,9 @@ from transformers import (
 from hf_clip_domain.data.text import clean_caption
 from hf_clip_domain.data.transforms import ImageTransform
 from hf_clip_domain.domains import load_domain
-from hf_clip_domain.embedder import ClipEmbedder, image_settings
+from hf_clip_domain.embedder import ClipEmbedder
 from hf_clip_domain.errors import ClipDomainError
+from hf_clip_domain.models.image_sizes import image_settings
 
 LENGTH = 24
 SIZE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}

@@ -12,12 +12,12 @@ from hf_clip_domain.data.loading import load_pairs
 from hf_clip_domain.data.samples import available_samples, load_samples
 from hf_clip_domain.device import find_device
 from hf_clip_domain.domains import Domain, load_domain
-from hf_clip_domain.embedder import similarity_beside
 from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.evaluation import RetrievalEvaluator
 from hf_clip_domain.evaluation.compare import compare
 from hf_clip_domain.evaluation.embedded import measure_retrieval
 from hf_clip_domain.evaluation.html_compare import comparison_page
+from hf_clip_domain.models.beside import similarity_beside
 from hf_clip_domain.models.exported.loading import load_encoder
 from hf_clip_domain.ops.experiment import read_experiment
 from hf_clip_domain.ops.experiment_page import experiment_page
