@@ -177,13 +177,13 @@ def test_only_paths_of_this_machine_are_taken_out(tmp_path):
 
 def test_a_failed_push_after_training_tells_how_to_do_it_later(folder):
     from hf_clip_domain.arguments import ClipTrainingArguments
-    from hf_clip_domain.cli.train import _destination, _publish
+    from hf_clip_domain.cli.publishing import publish, take_destination
 
     with pytest.raises(ClipDomainError, match="is trained and saved in .*failed.*To publish it later: `hf-clip-domain"):
-        _publish(ClipTrainingArguments(str(folder)), folder, "me/model", print)
+        publish(ClipTrainingArguments(str(folder)), "me/model", print)
     with_checkpoints = ClipTrainingArguments(str(folder), push_to_hub=True, hub_strategy="checkpoint")
     with pytest.raises(ClipDomainError, match="--hub_strategy checkpoint"):
-        _destination(with_checkpoints, folder)
+        take_destination(with_checkpoints)
 
 
 @pytest.mark.slow
