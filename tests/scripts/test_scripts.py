@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import os
 import re
 import runpy
 import sys
@@ -25,8 +26,11 @@ QUICK = {
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch):
-    """Beside its parts, as a script is started; what it imports from there is forgotten after it."""
+    """Beside its parts, as a script is started, but not anew; what it imports from there is forgotten after it."""
     monkeypatch.syspath_prepend(FOLDER)
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "65536")  # for which bench_attention would start itself again
+    for name in ("execv", "execve"):
+        monkeypatch.setattr(os, name, lambda *_: pytest.fail("this process would become another"))
     before = set(sys.modules)
     yield
     for name in set(sys.modules) - before:
