@@ -37,7 +37,9 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    rows = (load_pairs(options.dataset) if options.dataset else load_samples(options.domain))["train"]
+    rows = (load_pairs(options.dataset) if options.dataset else load_samples(options.domain, train=options.pictures))[
+        "train"
+    ]
     images = [rows[place]["image"] for place in range(min(options.pictures, len(rows)))]
     model, processor = load_model("starter")
     domain, largest = load_domain(options.domain), max(options.sizes)

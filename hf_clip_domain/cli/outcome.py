@@ -77,11 +77,13 @@ class Outcome:
         calibration: Calibration | None = None,
         log_history: list[dict[str, float]] | None = None,
         loss_source: str = "",
+        notes: Sequence[str] = (),
     ) -> None:
         """Complete `folder`, which holds the weights: report, pictures, card, configuration and drift reference.
 
         Args:
             configuration, calibration, log_history, loss_source: see `write_run_folder`.
+            notes: sentences for the card beyond its own.
         """
         if calibration is not None:
             report.extra["calibration"] = asdict(calibration)
@@ -100,7 +102,7 @@ class Outcome:
             loss_source=loss_source,
             calibration=calibration,
             sweep=self.sweep,
-            notes=self.notes,
+            notes=[*self.notes, *notes],
         )
         with without_loss(self.model):
             write_run_reference(folder, self.embedder(options), pairs, dataset=options.data.dataset)

@@ -193,6 +193,7 @@ def _write(
         calibration=calibration,
         log_history=trainer.state.log_history,
         loss_source=getattr(start.loss, "source", ""),
+        notes=[start.revision.sentence()],
     )
     if tracker is not None:
         record_outcome(tracker, folder, report, steps)
