@@ -192,6 +192,7 @@ def test_training_pushes_the_whole_folder_once(tmp_path):
     with stand_in.Hub() as hub:
         options = ["--domain", "scientific", "--smoke", "--output_dir", output, "--skip_device_check", "true"]
         options += ["--push_to_hub", "true", "--hub_token", stand_in.TOKEN, "--hub_private_repo", "true"]
+        options += ["--probe_dataset", "none", "--max_steps", "1"]
         done = run(hub, "train", *options, timeout=280, program=("-m", "hf_clip_domain.cli.main"))
         assert done.returncode == 0, done.stderr[-2000:]
         assert len(hub.repositories["me/my-model"]) == 2 and hub.private == {"me/my-model"}
