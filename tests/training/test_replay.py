@@ -1,12 +1,10 @@
 """A step that runs out of memory is run again, and nobody can tell from the weights."""
 
-import json
 import random
 import subprocess
 import sys
 import textwrap
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 import torch
@@ -249,7 +247,7 @@ def test_what_counts_as_out_of_memory(error, expected):
 
 PROGRAM = textwrap.dedent(
     """
-    import json, os, resource, sys, traceback
+    import resource, sys
     import torch
     from importlib.util import module_from_spec, spec_from_file_location
     from transformers import CLIPConfig, CLIPModel, Trainer, TrainingArguments
@@ -259,7 +257,13 @@ PROGRAM = textwrap.dedent(
     spec = spec_from_file_location("shared", sys.argv[1])
     shared = module_from_spec(spec)
     spec.loader.exec_module(shared)
+    kind, room, folder = sys.argv[2], int(sys.argv[3]), sys.argv[4]
     torch.set_num_threads(1)
+    torch.manual_seed(0)
+    config = shared.make_clip().config
+    config.vision_config.update({"image_size": 96, "hidden_size": 64})
+    model = CLIPModel(config)
+
     class Rows(torch.utils.data.Dataset):
         def __len__(self):
             return 128
@@ -270,46 +274,28 @@ PROGRAM = textwrap.dedent(
             pixels = torch.randn(3, 96, 96, generator=torch.Generator().manual_seed(key))
             return {"pixel_values": pixels, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
-    class Plain(Trainer):
-        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-            return model(**inputs, return_loss=True).loss
-
     settings = dict(per_device_train_batch_size=128, max_steps=3, use_cpu=True, disable_tqdm=True, save_strategy="no",
                     learning_rate=1e-3, adam_epsilon=1e-6)
-
-    def run(kind, room, folder):
-        torch.manual_seed(0)
-        config = shared.make_clip().config
-        config.vision_config.update({"image_size": 96, "hidden_size": 64})
-        model = CLIPModel(config)
-        # One small step with everything loaded, and then a hard limit on the address space.
-        small = {**settings, "per_device_train_batch_size": 4}
-        ClipTrainer(shared.make_clip(), ClipTrainingArguments(folder, **small), train_dataset=shared.Pairs(8)).train()
-        if room:
-            pages = int(open("/proc/self/statm").read().split()[0])
-            limit = pages * resource.getpagesize() + room * 2**20
-            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-        if kind == "plain":
-            trainer = Plain(model, TrainingArguments(folder, **settings), train_dataset=Rows())
-        else:
-            size = None if kind == "replay" else kind
-            arguments = ClipTrainingArguments(folder, micro_batch_size=size, **settings)
-            trainer = ClipTrainer(model, arguments, train_dataset=Rows())
-        trainer.train()
-        torch.save({name: p.detach() for name, p in model.named_parameters()}, folder + "/weights.pt")
-        return trainer.steps.replay.shortages if kind != "plain" else 0
-
-    # A process for each, since a limit stays; what they load is loaded once, before they part.
-    for kind, room, folder in json.loads(sys.argv[2]):
-        if os.fork() == 0:
-            try:
-                told = {"replays": run(kind, room, folder)}
-            except BaseException as error:
-                told = {"error": f"{type(error).__name__}: {error}"}
-            with open(folder + "/told.json", "w") as file:
-                json.dump(told, file)
-            os._exit(0)
-        os.wait()
+    # One small step with everything loaded, and then a hard limit on the address space.
+    warm = ClipTrainer(shared.make_clip(), ClipTrainingArguments(folder, **{**settings, "per_device_train_batch_size": 4}),
+                       train_dataset=shared.Pairs(8))
+    warm.train()
+    if room:
+        pages = int(open("/proc/self/statm").read().split()[0])
+        limit = pages * resource.getpagesize() + room * 2**20
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    if kind == "plain":
+        class Plain(Trainer):
+            def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+                return model(**inputs, return_loss=True).loss
+        trainer = Plain(model, TrainingArguments(folder, **settings), train_dataset=Rows())
+    else:
+        size = None if kind == "replay" else kind
+        trainer = ClipTrainer(model, ClipTrainingArguments(folder, micro_batch_size=size, **settings), train_dataset=Rows())
+    trainer.train()
+    if kind != "plain":
+        print("micro-batch", trainer.steps.replay.plan.size, "replays", trainer.steps.replay.shortages)
+    torch.save({name: p.detach() for name, p in model.named_parameters()}, folder + "/weights.pt")
     """
 )
 
@@ -318,18 +304,24 @@ PROGRAM = textwrap.dedent(
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs a limit on the address space")
 def test_a_hard_limit_that_ends_plain_trainer_is_survived(tmp_path):
     """A real limit of the operating system, under which the whole batch does not fit."""
+    from pathlib import Path
+
     (tmp_path / "program.py").write_text(PROGRAM)
-    runs = {"free": ("replay", 0), "plain": ("plain", 100), "replay": ("replay", 100), "auto": ("auto", 100)}
-    for name in runs:
-        (tmp_path / name).mkdir()
-    words = json.dumps([(*run, str(tmp_path / name)) for name, run in runs.items()])
-    command = [sys.executable, str(tmp_path / "program.py"), str(Path(__file__).with_name("conftest.py")), words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=700)
-    told = {name: json.loads((tmp_path / name / "told.json").read_text()) for name in runs}
-    assert told["free"] == {"replays": 0}, done.stderr[-2000:]
-    assert "memory" in told["plain"]["error"]
-    unlimited = torch.load(tmp_path / "free" / "weights.pt")
-    for name, shortages in (("replay", range(1, 9)), ("auto", range(0, 1))):
-        assert told[name].get("replays") in shortages, told[name]
-        limited = torch.load(tmp_path / name / "weights.pt")
-        assert max((unlimited[key] - limited[key]).abs().max().item() for key in limited) < 1e-5
+    shared = str(Path(__file__).with_name("conftest.py"))
+
+    def start(kind, room):
+        folder = tmp_path / f"{kind}-{room}"
+        folder.mkdir()
+        command = [sys.executable, str(tmp_path / "program.py"), shared, kind, str(room), str(folder)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=700), folder
+
+    free, unlimited = start("replay", 0)
+    assert free.returncode == 0 and "replays 0" in free.stdout, free.stderr[-2000:]
+    plain, _ = start("plain", 100)
+    assert plain.returncode != 0 and "memory" in plain.stderr
+    for kind, shortages in (("replay", range(1, 9)), ("auto", range(0, 1))):
+        limited, folder = start(kind, 100)
+        assert limited.returncode == 0, limited.stderr[-2000:]
+        assert int(limited.stdout.split()[-1]) in shortages
+        first, second = (torch.load(path / "weights.pt") for path in (unlimited, folder))
+        assert max((first[name] - second[name]).abs().max().item() for name in first) < 1e-5
