@@ -23,8 +23,9 @@ setup: .venv/.ready  ## Create .venv with everything that demo, test and lint ne
 demo: .venv/.ready  ## Adapt the starter to the embedded scientific samples; the result is in outputs/demo
 	$(OFFLINE) $(LAUNCH) recipes/finetune.py --domain scientific --precision fp32 --output_dir outputs/demo
 
+# In the order of the folders, not of how many tests a file has: else the files of few, long tests come last.
 test: .venv/.ready  ## Run all tests, offline
-	$(OFFLINE) $(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile
+	$(OFFLINE) $(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/.ready  ## Check style
 	$(BIN)/ruff check .

@@ -23,22 +23,13 @@ from hf_clip_domain.data.text import clean_caption
 from hf_clip_domain.data.transforms import ImageTransform
 from hf_clip_domain.domains import Domain, load_domain
 from hf_clip_domain.errors import ClipDomainError
+from hf_clip_domain.models.beside import CALIBRATION_FILE, file_beside, similarity_beside
 from hf_clip_domain.models.dual_encoder import features, find_logit_scale, text_padding
 from hf_clip_domain.models.exported.loading import load_encoder
-from hf_clip_domain.models.loading import find_hub_file
+from hf_clip_domain.models.image_sizes import image_settings
 from hf_clip_domain.models.positions import text_capacity
-from hf_clip_domain.similarity import (
-    SIMILARITY_FILE,
-    SIMILARITY_WEIGHTS,
-    SimilarityFunction,
-    build_similarity,
-    cosine,
-    load_similarity,
-    wants_normalised,
-    without_gradient,
-)
+from hf_clip_domain.similarity import SimilarityFunction, build_similarity, wants_normalised, without_gradient
 
-CALIBRATION_FILE = "calibration.json"
 GENERIC_PROMPTS = ("a photo of {}.", "a picture of {}.", "an image showing {}.", "{}")
 
 
@@ -298,37 +289,6 @@ def inference(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
-
-
-def image_settings(processor: Any) -> tuple[int, tuple[float, ...], tuple[float, ...]]:
-    """Side in pixels of the square the model sees, and the mean and deviation a channel, from an image
-    processor."""
-    image_processor = getattr(processor, "image_processor", processor)
-    crop = getattr(image_processor, "crop_size", None) if getattr(image_processor, "do_center_crop", False) else None
-    size = crop or image_processor.size
-    sides = [size] if isinstance(size, int) else [size.get(key) for key in ("height", "width", "shortest_edge")]
-    sides = {side for side in sides if side}
-    if len(sides) != 1:
-        raise ClipDomainError(f"the image processor's size is {size}; expected a square, such as 224 x 224.")
-    return sides.pop(), tuple(image_processor.image_mean), tuple(image_processor.image_std)
-
-
-def similarity_beside(name_or_path: str, model: nn.Module) -> SimilarityFunction:
-    """The similarity saved with a model; the cosine where none is."""
-    file = file_beside(name_or_path, model, SIMILARITY_FILE)
-    if file is None:
-        return cosine
-    return load_similarity(file, file_beside(name_or_path, model, SIMILARITY_WEIGHTS))
-
-
-def file_beside(name_or_path: str, model: nn.Module, file: str) -> Path | None:
-    """A file saved next to the weights, in a folder or on the Hub."""
-    for folder in (name_or_path, getattr(model, "name_or_path", "")):
-        if folder and (Path(folder) / file).is_file():
-            return Path(folder) / file
-        if folder and Path(folder).is_dir():
-            return None
-    return find_hub_file(name_or_path, file)
 
 
 def _bar(items: Any, what: str, progress: bool | None) -> tqdm:

@@ -12,36 +12,15 @@ own on the CPU: what else the machine does is not in them.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch.utils.data import Dataset
+from starter_runs import starter_trainer, train_silently
 from transformers import TrainerCallback
 
-from hf_clip_domain.arguments import ClipTrainingArguments
-from hf_clip_domain.models.loading import load_model
 from hf_clip_domain.training import ClipTrainer
-
-
-class RandomPairs(Dataset):
-    def __init__(self, count: int, size: int, end: int) -> None:
-        generator = torch.Generator().manual_seed(0)
-        self.pixels = torch.randn(count, 3, size, size, generator=generator)
-        self.ids = torch.randint(5, 1000, (count, 32), generator=generator)
-        self.ids[:, -1] = end
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, key: int) -> dict[str, torch.Tensor]:
-        row = key % len(self)
-        ids = self.ids[row]
-        return {"pixel_values": self.pixels[row], "input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
 class Clock(TrainerCallback):
@@ -56,24 +35,12 @@ class Clock(TrainerCallback):
 
 
 def make_trainer(folder: Path, options: argparse.Namespace, watched: bool) -> tuple[ClipTrainer, Clock]:
-    torch.manual_seed(0)
-    model, _ = load_model("starter")
-    arguments = ClipTrainingArguments(
-        str(folder),
-        per_device_train_batch_size=options.batch,
-        max_steps=options.steps,
-        logging_steps=5,
-        save_strategy="no",
-        report_to=[],
-        use_cpu=True,
-        disable_tqdm=True,
-        log_level="error",
-        monitor=watched,
-        live_page=watched,
+    trainer = starter_trainer(
+        folder, batch=options.batch, steps=options.steps, logging_steps=5, monitor=watched, live_page=watched
     )
-    pairs = RandomPairs(4 * options.batch, model.config.vision_config.image_size, model.config.text_config.eos_token_id)
     clock = Clock()
-    return ClipTrainer(model, arguments, train_dataset=pairs, callbacks=[clock]), clock
+    trainer.add_callback(clock)
+    return trainer, clock
 
 
 def main() -> None:
@@ -102,8 +69,7 @@ def main() -> None:
 
 
 def seconds(trainer: ClipTrainer, clock: Clock) -> float:
-    with contextlib.redirect_stdout(io.StringIO()):  # the trainer prints every log
-        trainer.train()
+    train_silently(trainer)
     return clock.seconds
 
 

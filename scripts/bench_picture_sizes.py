@@ -22,8 +22,8 @@ from hf_clip_domain.data.loading import load_pairs
 from hf_clip_domain.data.samples import load_samples
 from hf_clip_domain.data.transforms import ImageTransform
 from hf_clip_domain.domains import load_domain
-from hf_clip_domain.embedder import image_settings
 from hf_clip_domain.models.image_positions import at_image_size
+from hf_clip_domain.models.image_sizes import image_settings
 from hf_clip_domain.models.loading import load_model
 from hf_clip_domain.training.affordable import pair_timer
 from hf_clip_domain.training.micro_batching import at_size
@@ -37,7 +37,9 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    rows = (load_pairs(options.dataset) if options.dataset else load_samples(options.domain))["train"]
+    rows = (load_pairs(options.dataset) if options.dataset else load_samples(options.domain, train=options.pictures))[
+        "train"
+    ]
     images = [rows[place]["image"] for place in range(min(options.pictures, len(rows)))]
     model, processor = load_model("starter")
     domain, largest = load_domain(options.domain), max(options.sizes)

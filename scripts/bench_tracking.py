@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import io
 import os
 import tempfile
 import threading
@@ -21,16 +20,12 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch
-from bench_monitor import RandomPairs
 from circle.tracking_server import TrackingServer
 from mlflow import MlflowClient
+from starter_runs import starter_trainer, train_silently
 from transformers import TrainerCallback
 
-from hf_clip_domain.arguments import ClipTrainingArguments
-from hf_clip_domain.models.loading import load_model
 from hf_clip_domain.ops.tracking import Tracker
-from hf_clip_domain.training import ClipTrainer
 
 EXPERIMENT = "bench"
 
@@ -51,32 +46,17 @@ class Outage(TrainerCallback):
 
 def train(folder: Path, options: argparse.Namespace, server: TrackingServer | None) -> tuple[float, float]:
     """Seconds by the wall and on the CPU."""
-    torch.manual_seed(0)
-    model, _ = load_model("starter")
-    arguments = ClipTrainingArguments(
-        str(folder),
-        per_device_train_batch_size=options.batch,
-        max_steps=options.steps,
-        logging_steps=1,
-        save_strategy="no",
-        report_to=[],
-        use_cpu=True,
-        disable_tqdm=True,
-        log_level="error",
-        monitor=False,
-        live_page=False,
+    trainer = starter_trainer(
+        folder, batch=options.batch, steps=options.steps, logging_steps=1, monitor=False, live_page=False
     )
-    pairs = RandomPairs(4 * options.batch, model.config.vision_config.image_size, model.config.text_config.eos_token_id)
-    trainer = ClipTrainer(model, arguments, train_dataset=pairs)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(contextlib.redirect_stdout(io.StringIO()))  # the trainer prints every log
         if server is not None:
             tracker = Tracker(folder, folder.name, experiment=EXPERIMENT, tracking_uri=server.uri)
             outage = Outage(server, options.steps)
             trainer.add_callback(stack.enter_context(tracker))
             trainer.add_callback(outage)
         wall, cpu = time.perf_counter(), time.process_time()
-        trainer.train()
+        train_silently(trainer)
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
         if server is not None:
             outage.starting.join()

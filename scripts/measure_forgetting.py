@@ -21,10 +21,10 @@ from pathlib import Path
 from hf_clip_domain.cli.assembly import read_pairs
 from hf_clip_domain.cli.forgetting import RunScores, similarity_path
 from hf_clip_domain.cli.options import parse_options
-from hf_clip_domain.embedder import similarity_beside
 from hf_clip_domain.evaluation.forgetting import MEAN_RECALL, mean_recall
 from hf_clip_domain.evaluation.plots import plot_forgetting
 from hf_clip_domain.evaluation.wise_ft import Sweep, choose
+from hf_clip_domain.models.beside import similarity_beside
 from hf_clip_domain.models.loading import load_model
 from hf_clip_domain.models.merging import merge_weights
 from hf_clip_domain.sharing.run_folder import CONFIGURATION

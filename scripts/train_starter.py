@@ -210,9 +210,10 @@ def keep_freed_memory() -> None:
 
 
 def main() -> int:
+    arguments = parse_arguments()
     keep_freed_memory()
     try:
-        run(parse_arguments())
+        run(arguments)
     except ClipDomainError as error:
         print(f"train_starter: {error}", file=sys.stderr)
         return 1

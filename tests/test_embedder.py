@@ -4,15 +4,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tokenizers import pre_tokenizers
+from small_clip import LENGTH, SIZE, make_processor
 from transformers import (
     BertConfig,
     BertModel,
     CLIPConfig,
     CLIPImageProcessorPil,
     CLIPModel,
-    CLIPProcessor,
-    CLIPTokenizer,
     CLIPVisionConfig,
     CLIPVisionModel,
     SiglipConfig,
@@ -26,22 +24,12 @@ from transformers import (
 from hf_clip_domain.data.text import clean_caption
 from hf_clip_domain.data.transforms import ImageTransform
 from hf_clip_domain.domains import load_domain
-from hf_clip_domain.embedder import ClipEmbedder, image_settings
+from hf_clip_domain.embedder import ClipEmbedder
 from hf_clip_domain.errors import ClipDomainError
+from hf_clip_domain.models.image_sizes import image_settings
 
-LENGTH = 24
-SIZE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 VISION = {**SIZE, "image_size": 32, "patch_size": 16}
 TEXTS = ["a", "a rather longer text than that", "bb", "crack in steel", "x " * 200]
-
-
-def make_processor():
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokens = letters + [letter + "</w>" for letter in letters] + ["<|startoftext|>", "<|endoftext|>"]
-    vocabulary = {token: number for number, token in enumerate(tokens)}
-    tokenizer = CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=LENGTH)
-    side = {"height": 32, "width": 32}
-    return CLIPProcessor(CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=side), tokenizer)
 
 
 def make_model(kind):

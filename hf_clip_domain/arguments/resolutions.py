@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hf_clip_domain.errors import ClipDomainError
+from hf_clip_domain.models.image_sizes import parse_sizes
 
 SCHEDULES = ("constant", "step", "linear", "cosine", "random")
 AUTO = "auto"
@@ -18,9 +19,8 @@ def read_resolutions(value: Any) -> list[int] | str | None:
     """
     if value is None or value == AUTO:
         return value
-    words = value if isinstance(value, list | tuple) else str(value).replace(",", " ").split()
-    sizes = [int(word) for word in words if str(word).isdecimal()]
-    if len(sizes) < len(words) or not sizes or sizes[0] < 1 or sizes != sorted(set(sizes)):
+    sizes = parse_sizes(value, "--resolutions")
+    if sizes != sorted(set(sizes)):
         raise ClipDomainError(
             f"--resolutions {value}: expected sizes in pixels from small to large, such as 96,128,224, or auto."
         )

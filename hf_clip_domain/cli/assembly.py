@@ -12,21 +12,21 @@ from transformers.utils import logging
 from hf_clip_domain import memory
 from hf_clip_domain.arguments import ClipTrainingArguments, DataArguments
 from hf_clip_domain.cli.options import RunOptions
+from hf_clip_domain.cli.sources import samples_of
 from hf_clip_domain.data.collator import PairCollator
 from hf_clip_domain.data.loading import load_pairs
 from hf_clip_domain.data.pairs import PairDataset, PairStream
-from hf_clip_domain.data.samples import available_samples, load_samples
 from hf_clip_domain.data.text import clean_caption, count_cut_captions
 from hf_clip_domain.data.transforms import ImageTransform
 from hf_clip_domain.device import describe as describe_device
 from hf_clip_domain.domains import Domain
-from hf_clip_domain.embedder import image_settings
 from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.evaluation import RetrievalEvaluator
 from hf_clip_domain.models.adapters import add_adapter
 from hf_clip_domain.models.depth import describe_trained
 from hf_clip_domain.models.dual_encoder import text_padding
 from hf_clip_domain.models.freezing import freeze
+from hf_clip_domain.models.image_sizes import image_settings
 from hf_clip_domain.models.loading import load_model
 from hf_clip_domain.models.positions import text_capacity
 from hf_clip_domain.models.precision import record_precision
@@ -94,13 +94,8 @@ def read_pairs(
         ClipDomainError: unreadable data, a domain without samples, or a split that is missing.
     """
     if data.dataset is None:
-        if domain.name not in available_samples():
-            raise ClipDomainError(
-                f"domain {domain.name!r} has no embedded samples (there are some for {', '.join(available_samples())}): "
-                "name your data with --dataset."
-            )
         sizes = {"train": SMOKE_ROWS, "validation": SMOKE_ROWS, "test": SMOKE_ROWS} if smoke else {}
-        return load_samples(domain.name, seed=0, **sizes)
+        return samples_of(domain, **sizes)
     pairs = load_pairs(
         data.dataset,
         image_column=data.image_column,

@@ -6,20 +6,21 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from typing import Any
 
 from hf_clip_domain.data.loading import load_pairs
 from hf_clip_domain.data.samples import available_samples, load_samples
 from hf_clip_domain.device import find_device
 from hf_clip_domain.domains import Domain, load_domain
-from hf_clip_domain.embedder import similarity_beside
 from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.evaluation import RetrievalEvaluator
-from hf_clip_domain.evaluation.compare import compare
+from hf_clip_domain.evaluation.compare import Comparison, compare
 from hf_clip_domain.evaluation.embedded import measure_retrieval
 from hf_clip_domain.evaluation.html_compare import comparison_page
+from hf_clip_domain.models.beside import similarity_beside
 from hf_clip_domain.models.exported.loading import load_encoder
-from hf_clip_domain.ops.experiment import read_experiment
+from hf_clip_domain.ops.experiment import Experiment, read_experiment
 from hf_clip_domain.ops.experiment_page import experiment_page
 from hf_clip_domain.page import save_page
 
@@ -83,24 +84,21 @@ def run(args: argparse.Namespace) -> int:
                 known = sorted(key for key in found.metrics if key.startswith("text_to_image/"))
                 raise ClipDomainError(f"--metric {args.metric}: expected such as {', '.join(known)}.")
             measured[name][text] = found
-    comparison = compare(measured, args.metric)
-    print(comparison.table())
-    if args.output:
-        comparison.save(args.output)
-    if args.html:
-        save_page(comparison_page(comparison), args.html)
-    return 0
+    return _tell(compare(measured, args.metric), comparison_page, args)
 
 
 def _compare_runs(args: argparse.Namespace) -> int:
     if args.models or args.datasets:
         raise ClipDomainError("--experiment compares tracked runs: leave out models and --datasets.")
-    found = read_experiment(args.experiment, args.metric)
+    return _tell(read_experiment(args.experiment, args.metric), experiment_page, args)
+
+
+def _tell(found: Comparison | Experiment, page: Callable[[Any], str], args: argparse.Namespace) -> int:
     print(found.table())
     if args.output:
         found.save(args.output)
     if args.html:
-        save_page(experiment_page(found), args.html)
+        save_page(page(found), args.html)
     return 0
 
 

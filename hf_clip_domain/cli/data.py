@@ -6,8 +6,8 @@ import argparse
 from itertools import islice
 
 from hf_clip_domain.cli.data_versions import add_versioning
+from hf_clip_domain.cli.sources import samples_of
 from hf_clip_domain.data.contact_sheet import save_contact_sheet
-from hf_clip_domain.data.samples import available_samples, load_samples
 from hf_clip_domain.domains import Domain, load_domain
 from hf_clip_domain.errors import ClipDomainError
 
@@ -52,12 +52,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _rows(args: argparse.Namespace, domain: Domain) -> list[dict]:
     if args.dataset is None:
-        if domain.name not in available_samples():
-            raise ClipDomainError(
-                f"domain {domain.name!r} has no embedded samples (there are some for "
-                f"{', '.join(available_samples())}): name your data with --dataset."
-            )
-        pairs = load_samples(domain.name, train=args.count, validation=1, test=1, seed=args.seed)
+        pairs = samples_of(domain, train=args.count, validation=1, test=1, seed=args.seed)
     else:
         # Imported here: the readers of all formats are not needed for the samples.
         from hf_clip_domain.data.loading import load_pairs

@@ -5,18 +5,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from datasets import DatasetDict
-
+from hf_clip_domain.cli.sources import samples_name, samples_of, split_of
 from hf_clip_domain.data.loading import load_pairs
-from hf_clip_domain.data.samples import load_samples
 from hf_clip_domain.device import find_device
 from hf_clip_domain.domains import load_domain
-from hf_clip_domain.embedder import similarity_beside
 from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.evaluation import EvaluationReport, RetrievalEvaluator, measure
 from hf_clip_domain.evaluation.gallery import Thumbnails, find_cases, to_json
 from hf_clip_domain.evaluation.html_report import write_html
 from hf_clip_domain.evaluation.resolutions import BUDGET, measure_resolutions
+from hf_clip_domain.models.beside import similarity_beside
 from hf_clip_domain.models.exported.loading import load_encoder
 from hf_clip_domain.models.image_sizes import parse_sizes
 
@@ -64,18 +62,17 @@ def run(args: argparse.Namespace) -> int:
     domain = load_domain(args.domain)
     if args.dataset is None:
         print(f"No --dataset: scoring on the embedded {domain.name} samples, which are synthetic.")
-        splits: DatasetDict = load_samples(domain.name)
+        splits = samples_of(domain)
     else:
         splits = load_pairs(args.dataset, image_column=args.image_column, text_column=args.text_column)
-    if args.split not in splits:
-        raise ClipDomainError(f"--split {args.split}: there is none; found {', '.join(splits)}.")
+    rows = split_of(splits, args.split)
     scores, embedded = {}, {}
     for role, name in (("before", args.before), ("after", args.model)):
         if name is not None:
             model, processor = load_encoder(name)
             model.to(find_device())
             evaluator = RetrievalEvaluator(
-                splits[args.split],
+                rows,
                 processor,
                 domain=domain,
                 batch_size=args.batch_size,
@@ -86,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     report = EvaluationReport.compare(
         scores.get("before"),
         scores["after"],
-        dataset=args.dataset or f"embedded {domain.name} samples (synthetic)",
+        dataset=args.dataset or samples_name(domain),
         domain=domain.name,
         model=args.model,
         base_model=args.before or "",
@@ -110,6 +107,6 @@ def run(args: argparse.Namespace) -> int:
         Path(args.output).parent.mkdir(parents=True, exist_ok=True)
         report.save(args.output)
     if args.html:
-        write_html(report, args.html, picture=Thumbnails(splits[args.split]))
+        write_html(report, args.html, picture=Thumbnails(rows))
         print(f"\nAll of it with pictures: {args.html}, for any browser, offline.")
     return 0

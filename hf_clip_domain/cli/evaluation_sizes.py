@@ -8,12 +8,11 @@ from torch import nn
 
 from hf_clip_domain.arguments import ClipTrainingArguments
 from hf_clip_domain.domains import Domain
-from hf_clip_domain.embedder import image_settings
 from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.evaluation import EvaluationReport
 from hf_clip_domain.evaluation.embedded import EmbeddedPairs
 from hf_clip_domain.evaluation.resolutions import PASSES, measure_resolutions
-from hf_clip_domain.models.image_sizes import parse_sizes
+from hf_clip_domain.models.image_sizes import image_settings, parse_sizes
 
 AUTO = (0.5, 0.75, 1.0)  # of the model's own size
 AUTO_SHARE = 0.05  # of what the training computed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from hf_clip_domain.cli.sources import split_of
 from hf_clip_domain.data.loading import load_pairs
 from hf_clip_domain.data.samples import available_samples, load_samples
 from hf_clip_domain.domains import Domain
@@ -78,6 +79,5 @@ def _pairs(args: argparse.Namespace, domain: Domain | None):
         splits = load_samples(name, train=0, validation=0, test=args.rows)
     else:
         splits = load_pairs(args.dataset, image_column=args.image_column, text_column=args.text_column)
-    if args.split not in splits:
-        raise ClipDomainError(f"--split {args.split}: there is none; found {', '.join(splits)}.")
-    return splits[args.split].select(range(min(args.rows, len(splits[args.split]))))
+    rows = split_of(splits, args.split)
+    return rows.select(range(min(args.rows, len(rows))))

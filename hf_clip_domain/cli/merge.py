@@ -8,18 +8,15 @@ from pathlib import Path
 from hf_clip_domain.cli.assembly import read_pairs
 from hf_clip_domain.cli.forgetting import RunScores, similarity_path, summary
 from hf_clip_domain.cli.options import RunOptions, parse_options
-from hf_clip_domain.embedder import ClipEmbedder, similarity_beside
+from hf_clip_domain.cli.outcome import Outcome
 from hf_clip_domain.errors import ClipDomainError
-from hf_clip_domain.evaluation import EvaluationReport
-from hf_clip_domain.evaluation.forgetting import with_retained
-from hf_clip_domain.evaluation.gallery import find_cases, to_json
 from hf_clip_domain.evaluation.wise_ft import parse_alphas
+from hf_clip_domain.models.beside import similarity_beside
 from hf_clip_domain.models.image_positions import at_image_size, image_size_of
 from hf_clip_domain.models.loading import load_model
 from hf_clip_domain.models.merging import greedy_soup, merge_weights, uniform_soup
 from hf_clip_domain.models.positions import text_capacity
-from hf_clip_domain.ops.drift.making import write_run_reference
-from hf_clip_domain.sharing.run_folder import CONFIGURATION, write_run_folder
+from hf_clip_domain.sharing.run_folder import CONFIGURATION
 
 _DESCRIPTION = """Interpolate weights between a base model and one tuned from it (WiSE-FT), or a soup of several. What to
 try is scored on the validation splits of the domain and of the probe; the final figures are of the test splits, which
@@ -39,7 +36,6 @@ def run(argv: list[str]) -> int:
     output = Path(args.output)
     if any(Path(name).exists() and output.resolve() == Path(name).resolve() for name in (args.base, *args.tuned)):
         raise ClipDomainError(f"--output {output} is the folder of a model to merge, and would replace it.")
-    device, domain = options.training.device, options.domain
 
     loaded = [load_model(name) for name in args.tuned]
     processor = loaded[0][1]
@@ -57,53 +53,37 @@ def run(argv: list[str]) -> int:
     weights = [own.state_dict() for own, _ in loaded]
     base = merge_weights(model, weights[0], 0)  # refused before the data is read
 
-    pairs = read_pairs(options.data, domain, None, options.training.seed, smoke=options.smoke)
+    pairs = read_pairs(options.data, options.domain, None, options.training.seed, smoke=options.smoke)
     scores = RunScores(options, processor, pairs)
     scores.check_choice("merge")
-    model.to(device)
+    model.to(options.training.device)
     if args.soup == "greedy" and len(loaded) > 1:
         tuned, members = greedy_soup(weights, scores.soup_score(model, similarities[0]))
         print(f"Greedy soup of {len(members)} of {len(weights)}: {', '.join(args.tuned[index] for index in members)}.")
     else:
         tuned = uniform_soup(weights)
     chosen = scores.choose_merge(model, base, tuned, similarity_at, options.training.forgetting_budget, alphas)
-    similarity = similarity_at(chosen.best.alpha)
     print(f"{chosen.table()}\n\n{chosen.verdict()}\n")
 
     tested = {}
     for role, own, alpha in (("before", base, 0), ("tuned", tuned, 1), ("after", None, chosen.best.alpha)):
         model.load_state_dict(own if own is not None else merge_weights(base, tuned, alpha))
         tested[role] = scores.on_test(model, similarity_at(alpha))
-    before, after = tested["before"], tested["after"]
-    figures = {role: measured.metrics for role, measured in tested.items()}
-    report = EvaluationReport.compare(
-        before,
-        with_retained(before, after),
-        dataset=options.data.dataset or f"embedded {domain.name} samples (synthetic)",
-        domain=domain.name,
-        base_model=args.base,
-        extra={"wise_ft": {**chosen.to_json(), "tuned": with_retained(before, tested["tuned"]).metrics}},
-    )
-    report.extra["gallery"] = to_json(find_cases(scores.embedded, scores.ahead_before))
+    told = summary(**{role: measured.metrics for role, measured in tested.items()})
     model.cpu().save_pretrained(output)
-    write_run_folder(
-        output,
-        model=model,
-        processor=processor,
-        report=report,
-        domain=domain,
-        base_model=args.base,
-        dataset=options.data.dataset,
-        test_pairs=pairs["test"],
-        log_history=None,
-        configuration=options.to_yaml(),
-        similarity=similarity,
+    outcome = Outcome(
+        model,
+        processor,
+        similarity_at(chosen.best.alpha),
+        tested["before"],
+        tested["after"],
         sweep=chosen,
-        notes=[chosen.verdict(), summary(**figures)],
+        tuned=tested["tuned"],
+        notes=[chosen.verdict(), told],
     )
-    embedder = ClipEmbedder(model, processor, domain=domain, similarity=similarity)
-    write_run_reference(output, embedder, pairs, dataset=options.data.dataset)
-    print(f"{report.table()}\n\n{summary(**figures)}\n\nSaved to {output}.")
+    report = outcome.report(options, scores, args.base)
+    outcome.write(output, report, options, pairs, configuration=options.to_yaml())
+    print(f"{report.table()}\n\n{told}\n\nSaved to {output}.")
     return 0
 
 

@@ -28,6 +28,7 @@ from hf_clip_domain.arguments import (
     DataArguments,
     ModelArguments,
 )
+from hf_clip_domain.cli.sources import samples_name
 from hf_clip_domain.domains import Domain, load_domain
 from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.serving.registry import find_version, is_registered, pinned
@@ -60,6 +61,11 @@ class RunOptions:
     training: ClipTrainingArguments
     domain: Domain
     smoke: bool
+
+    @property
+    def dataset_name(self) -> str:
+        """For reports."""
+        return self.data.dataset or samples_name(self.domain)
 
     def to_yaml(self) -> str:
         """The settings that differ from a default, in the form that `--config` takes."""

@@ -154,7 +154,7 @@ def _base_of(folder: str) -> str:
 def _settings(args: argparse.Namespace, options: RunOptions) -> dict:
     return {
         "domain": options.domain.name,
-        "dataset": options.data.dataset or f"embedded {options.domain.name} samples (synthetic)",
+        "dataset": options.dataset_name,
         "metric": args.metric,
         "resolution": args.resolution,
         "probe_dataset": options.data.probe_dataset,

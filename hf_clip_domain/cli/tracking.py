@@ -48,7 +48,7 @@ def tracked(options: RunOptions, say) -> Iterator[Tracker | None]:
             {
                 "domain": options.domain.name,
                 "base_model": options.model.model_name_or_path,
-                "dataset": options.data.dataset or f"embedded {options.domain.name} samples (synthetic)",
+                "dataset": options.dataset_name,
                 "git_commit": git_commit(),
                 **{f"version.{name}": version for name, version in versions().items()},
                 **{f"hardware.{name}": value for name, value in hardware().items()},

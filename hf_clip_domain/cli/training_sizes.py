@@ -18,9 +18,9 @@ from hf_clip_domain.arguments import ClipTrainingArguments
 from hf_clip_domain.cli.options import RunOptions
 from hf_clip_domain.data.images import decode_image
 from hf_clip_domain.data.transforms import ImageTransform
-from hf_clip_domain.embedder import image_settings
 from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.models.image_positions import at_image_size, check_image_size, image_size_of
+from hf_clip_domain.models.image_sizes import image_settings
 from hf_clip_domain.training.affordable import affordable_sizes, candidates, pair_timer
 from hf_clip_domain.training.agreement import RollCall
 from hf_clip_domain.training.batch_size import choose_batch_size

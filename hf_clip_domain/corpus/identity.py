@@ -14,9 +14,10 @@ from huggingface_hub import HfApi
 
 from hf_clip_domain.corpus.rows import Corpus
 from hf_clip_domain.data.sources import source_files
-from hf_clip_domain.embedder import ClipEmbedder, image_settings
+from hf_clip_domain.embedder import ClipEmbedder
 from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.models.dual_encoder import embedding_width
+from hf_clip_domain.models.image_sizes import image_settings
 
 # Tables of text are hashed whole; of containers the ends, where Parquet keeps the statistics of every column.
 _TEXT = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".txt")

@@ -11,7 +11,8 @@ from datasets import Dataset
 
 from hf_clip_domain.data.columns import read_captions, read_split
 from hf_clip_domain.data.rows import Rows
-from hf_clip_domain.data.sources import BAD, PLACE, SPLIT, open_source
+from hf_clip_domain.data.sources import PLACE, SPLIT, open_source
+from hf_clip_domain.data.tables import BAD
 from hf_clip_domain.errors import ClipDomainError
 
 SIDES = ("image", "text")

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from hf_clip_domain.data.images import check_image
 from hf_clip_domain.data.quarantine import Quarantine
 from hf_clip_domain.data.rows import Rows
-from hf_clip_domain.data.sources import BAD
+from hf_clip_domain.data.tables import BAD
 from hf_clip_domain.errors import ClipDomainError
 
 FEATURES = Features(

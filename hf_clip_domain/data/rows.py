@@ -11,7 +11,8 @@ from datasets import Dataset, Image
 from transformers.utils import logging
 
 from hf_clip_domain.data.columns import CONVENTIONS, Columns, find_columns, read_captions, read_split, split_in_name
-from hf_clip_domain.data.sources import BAD, PLACE, SPLIT, Source
+from hf_clip_domain.data.sources import PLACE, SPLIT, Source
+from hf_clip_domain.data.tables import BAD
 from hf_clip_domain.errors import ClipDomainError
 
 logger = logging.get_logger(__name__)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import difflib
 import glob
-import json
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -14,21 +12,17 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict, load_dataset, load_from_disk
 from datasets.exceptions import DatasetNotFoundError
-from transformers.utils import logging
 
 from hf_clip_domain.data.columns import split_in_name, split_of_folder
+from hf_clip_domain.data.tables import TABLES, TableRows, text_encoding
 from hf_clip_domain.data.versions import local_path
 from hf_clip_domain.errors import ClipDomainError
 
-logger = logging.get_logger(__name__)
-
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".dcm")
-_TABLES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson")
-_FILES = (*_TABLES, ".txt", ".parquet", ".tar", ".xlsx", ".xls", ".zip", ".gz", ".tgz")
+_FILES = (*TABLES, ".parquet", ".tar", ".xlsx", ".xls", ".zip", ".gz", ".tgz")
 _METADATA = ("metadata.jsonl", "metadata.csv", "captions.txt", "metadata.parquet")
 SPLIT = "__split__"
 PLACE = "__place__"  # of a row: the folder, under the base, that its picture's path starts from
-BAD = "__bad__"
 
 
 @dataclass(frozen=True)
@@ -65,7 +59,7 @@ def open_source(source: str, *, streaming: bool = False, revision: str | None = 
             return _shards(source, str(path), streaming)
         if path.suffix.lower() == ".parquet":
             return Source(source, path.parent, tables=_load(source, "parquet", [str(path)], streaming))
-        return Source(source, path.parent, rows=_Rows(path))
+        return Source(source, path.parent, rows=TableRows(path))
     # A Hub id is a name, or owner/name, without the ending of a file.
     if source.startswith((".", "/", "~")) or source.count("/") > 1 or path.suffix.lower() in _FILES:
         raise ClipDomainError(f"--dataset {source}: no such file or folder.{_near(path)}")
@@ -90,115 +84,6 @@ def _near(path: Path) -> str:
     return f" Did you mean {' or '.join(str(path.parent / name) for name in near)}?" if near else ""
 
 
-class _Rows:
-    """The rows of a table file, read anew at every iteration."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        if path.suffix.lower() not in (*_TABLES, ".txt"):
-            known = ", ".join((*_TABLES, ".txt", ".parquet", ".tar"))
-            raise ClipDomainError(f"{path}: unknown format {path.suffix!r}; expected one of {known}, or a folder.")
-        if path.stat().st_size == 0:
-            raise ClipDomainError(f"{path} is empty.")
-        self.encoding = _encoding(path)
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        suffix = self.path.suffix.lower()
-        with open(self.path, encoding=self.encoding, newline="" if suffix in (".csv", ".tsv") else None) as stream:
-            if suffix == ".txt":
-                yield from _captions(stream)
-            elif suffix in (".csv", ".tsv"):
-                yield from _csv(stream, "\t" if suffix == ".tsv" else None)
-            elif suffix == ".json":
-                yield from _json(stream, self.path)
-            else:
-                yield from _json_lines(stream)
-
-
-def _encoding(path: Path, *, say: bool = True) -> str:
-    """UTF-8 (with or without a byte order mark) if the whole file is; otherwise what Windows and Excel write."""
-    with open(path, "rb") as stream:
-        if stream.read(2) in (b"\xff\xfe", b"\xfe\xff"):
-            if say:
-                logger.warning(f"{path} is not UTF-8; it is read as utf-16.")
-            return "utf-16"
-    for encoding in ("utf-8-sig", "cp1252", "latin-1"):
-        try:
-            with open(path, encoding=encoding) as stream:
-                while stream.read(1 << 20):
-                    pass
-        except UnicodeDecodeError:
-            continue
-        if encoding != "utf-8-sig" and say:
-            logger.warning(f"{path} is not UTF-8; it is read as {encoding}.")
-        return encoding
-    raise AssertionError("latin-1 decodes every byte")
-
-
-def _csv(stream, delimiter: str | None) -> Iterator[dict[str, Any]]:
-    csv.field_size_limit(2**31 - 1)
-    if delimiter is None:
-        head = stream.readline()
-        stream.seek(0)
-        delimiter = max(",;\t", key=head.count)
-    reader = csv.DictReader(stream, delimiter=delimiter)
-    try:
-        reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
-        for row in reader:
-            if None in row:
-                yield {BAD: f"{len(row[None])} more cells than columns"}
-            else:
-                yield row
-    except csv.Error as error:
-        yield {BAD: f"not valid CSV from line {reader.line_num} on ({error})"}
-
-
-def _json(stream, path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        content = json.load(stream)
-    except ValueError as error:
-        stream.seek(0)
-        if not _is_object(stream.readline()):
-            raise ClipDomainError(f"{path} is not valid JSON: {error}.") from error
-        stream.seek(0)  # lines of JSON under the other name
-        yield from _json_lines(stream)
-        return
-    rows = content.get("data") if isinstance(content, dict) else content
-    if not isinstance(rows, list):
-        raise ClipDomainError(f"{path}: expected a list of rows, or an object with the list under `data`.")
-    for row in rows:
-        yield row if isinstance(row, dict) else {BAD: f"a row is a {type(row).__name__}, expected an object"}
-
-
-def _is_object(line: str) -> bool:
-    try:
-        return isinstance(json.loads(line), dict)
-    except ValueError:
-        return False
-
-
-def _json_lines(stream) -> Iterator[dict[str, Any]]:
-    for line in stream:
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            row = {BAD: f"not valid JSON ({error})"}
-        yield row if isinstance(row, dict) else {BAD: f"a row is a {type(row).__name__}, expected an object"}
-
-
-def _captions(stream) -> Iterator[dict[str, Any]]:
-    """`picture<TAB>caption` lines; lines of one picture are its captions."""
-    captions: dict[str, list[str]] = {}
-    for line in stream:
-        if line.strip():
-            name, _, caption = line.rstrip("\n").partition("\t")
-            captions.setdefault(name, []).append(caption)
-    for name, texts in captions.items():
-        yield {"image": name, "text": texts}
-
-
 def _folder(source: str, path: Path, streaming: bool) -> Source:
     if (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists():
         try:
@@ -211,7 +96,7 @@ def _folder(source: str, path: Path, streaming: bool) -> Source:
     for split, place in places:
         metadata = next((place / name for name in _METADATA if (place / name).is_file()), None)
         if metadata is not None and metadata.suffix != ".parquet":
-            rows.append(_placed(_Rows(metadata), split_of_folder(split), str(place.relative_to(path))))
+            rows.append(_placed(TableRows(metadata), split_of_folder(split), str(place.relative_to(path))))
     if rows:
         return Source(source, path, rows=_Chain(rows))
     if any(path.glob("*.tar")):
@@ -242,7 +127,7 @@ class _SideBySide:
             caption, place = picture.with_suffix(".txt"), picture.relative_to(self.path)
             text = None
             if caption.is_file():
-                text = caption.read_text(encoding=_encoding(caption, say=False)).splitlines()
+                text = caption.read_text(encoding=text_encoding(caption, say=False)).splitlines()
             split = split_of_folder(place.parts[0]) if len(place.parts) > 1 else None
             yield {"image": str(place), "text": text, SPLIT: split}
 
@@ -251,7 +136,7 @@ class _SideBySide:
 class _placed:
     """Rows of a sub-folder: paths are relative to it, and its name is their split if it is one."""
 
-    rows: _Rows
+    rows: TableRows
     split: str | None
     place: str
 

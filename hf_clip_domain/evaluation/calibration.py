@@ -12,7 +12,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from hf_clip_domain.embedder import CALIBRATION_FILE, ClipEmbedder
+from hf_clip_domain.embedder import ClipEmbedder
+from hf_clip_domain.models.beside import CALIBRATION_FILE
 from hf_clip_domain.models.dual_encoder import find_logit_scale
 
 BINS = 15

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.metrics import confusion_matrix, roc_auc_score, roc_curve
+from sklearn.metrics import confusion_matrix
 
 from hf_clip_domain.domains import Domain
 from hf_clip_domain.domains.metrics import POINT, CaptionClasses, Detection, PerClass, Swaps, Within
@@ -20,6 +20,7 @@ from hf_clip_domain.evaluation.embedded import EmbeddedPairs
 from hf_clip_domain.evaluation.grouped_retrieval import measure_within
 from hf_clip_domain.evaluation.measurement import Measurement, joined
 from hf_clip_domain.evaluation.ranking import TIE_TOLERANCE
+from hf_clip_domain.evaluation.roc import roc_area, roc_curve
 from hf_clip_domain.evaluation.zero_shot import NO_LABELS, Classified, class_metrics, classify
 from hf_clip_domain.evaluation.zero_shot import REPLICATES as FEWER
 
@@ -34,7 +35,7 @@ def measure_domain(
 
     Args:
         classified: the pictures by label, see `classify_labels`.
-        replicates: of the bootstrap; figures that scikit-learn computes anew each time get at most 200.
+        replicates: of the bootstrap; figures that are computed anew each time get at most 200.
     """
     measures: dict[type, Callable[..., Measurement]] = {
         Detection: _detection,
@@ -88,12 +89,12 @@ def detection_figures(
     if not 0 < abnormal.mean() < 1:
         return dict.fromkeys(("auroc", "sensitivity", "specificity", "precision", *points), float("nan"))
     found = {
-        "auroc": float(roc_auc_score(abnormal, probability)),
+        "auroc": roc_area(abnormal, probability),
         "sensitivity": float(called[abnormal].mean()),
         "specificity": float((~called[~abnormal]).mean()),
         "precision": float(abnormal[called].mean()) if called.any() else float("nan"),
     }
-    alarms, hits, _ = roc_curve(abnormal, probability, drop_intermediate=False)  # shares of either kind
+    alarms, hits = roc_curve(abnormal, probability)
     positives, negatives = abnormal.sum(), (~abnormal).sum()
     with np.errstate(invalid="ignore"):
         precision = hits * positives / (hits * positives + alarms * negatives)
@@ -148,9 +149,8 @@ def _per_class(embedded: EmbeddedPairs, metric: PerClass, classified: Classified
     def figures(rows: np.ndarray) -> dict[str, float]:
         found = {}
         for one in told:
-            right = labels[rows] == one
-            area = roc_auc_score(right, classified.probabilities[rows, one]) if 0 < right.mean() < 1 else np.nan
-            found[f"auroc/{classes[one].replace('/', '-')}"] = float(area)
+            area = roc_area(labels[rows] == one, classified.probabilities[rows, one])
+            found[f"auroc/{classes[one].replace('/', '-')}"] = area
         return found
 
     found = Measurement(figures(np.arange(len(labels))))

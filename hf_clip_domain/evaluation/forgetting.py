@@ -17,9 +17,9 @@ from torch import nn
 
 from hf_clip_domain.data.transforms import ImageTransform
 from hf_clip_domain.domains import Domain
-from hf_clip_domain.embedder import image_settings
 from hf_clip_domain.evaluation.evaluator import RetrievalEvaluator
 from hf_clip_domain.evaluation.measurement import Measurement, joined
+from hf_clip_domain.models.image_sizes import image_settings
 
 GENERAL = "general"
 MEAN_RECALL = f"{GENERAL}/mean_recall@10"

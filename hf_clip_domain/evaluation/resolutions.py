@@ -18,14 +18,14 @@ from torch import nn
 
 from hf_clip_domain import memory
 from hf_clip_domain.domains import Domain
-from hf_clip_domain.embedder import ClipEmbedder, image_settings, inference, unwrap
+from hf_clip_domain.embedder import ClipEmbedder, inference, unwrap
 from hf_clip_domain.evaluation.bootstrap import REPLICATES, interval
 from hf_clip_domain.evaluation.embedded import EmbeddedPairs, measure_retrieval
 from hf_clip_domain.evaluation.forgetting import mean_recall
 from hf_clip_domain.evaluation.resolution_table import AtSize, Resolutions, area
 from hf_clip_domain.evaluation.retrieval import DIRECTIONS
 from hf_clip_domain.models.image_positions import at_image_size, find_image_positions
-from hf_clip_domain.models.image_sizes import whole_patches
+from hf_clip_domain.models.image_sizes import image_settings, whole_patches
 
 BUDGET = 1.0  # percentage points of mean Recall@10
 ROUNDS = 5

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from sklearn.metrics import accuracy_score, f1_score, recall_score, roc_auc_score
 
 from hf_clip_domain.evaluation.bootstrap import statistic_replicates
 from hf_clip_domain.evaluation.calibration import classes_of, expected_calibration_error
 from hf_clip_domain.evaluation.embedded import EmbeddedPairs
 from hf_clip_domain.evaluation.measurement import Measurement
+from hf_clip_domain.evaluation.roc import roc_area
 from hf_clip_domain.models.dual_encoder import find_logit_scale
 
-# Each resample calls scikit-learn anew, so there are fewer of them than for means.
+# Each resample is computed anew, so there are fewer of them than for means.
 REPLICATES = 200
 NO_LABELS = "the pairs have no labels that are classes (every row one, and 2 classes to a quarter of the rows)"
 
@@ -67,28 +66,22 @@ def measure_zero_shot(
 
 
 def class_metrics(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
-    """The figures of zero-shot classification for `labels` (n,) and `probabilities` (n, c), by scikit-learn.
+    """The figures of zero-shot classification for `labels` (n,) and `probabilities` (n, c), as scikit-learn has them.
 
-    Classes that no row has are left out of the averages.
+    Classes that no row has are left out of the averages. The area under the ROC curve is the mean of each class against
+    all others, NaN where only one class is there.
     """
-    present = np.unique(labels)
-    predicted = probabilities.argmax(axis=1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of classes that are predicted and never right
-        recalls = recall_score(labels, predicted, labels=present, average=None, zero_division=0.0)
-        f1 = f1_score(labels, predicted, labels=present, average="macro", zero_division=0.0)
+    count, predicted = probabilities.shape[1], probabilities.argmax(axis=1)
+    rows, called = np.bincount(labels, minlength=count), np.bincount(predicted, minlength=count)
+    right = np.bincount(labels[predicted == labels], minlength=count)
+    present = np.flatnonzero(rows)
+    areas = [roc_area(labels == one, probabilities[:, one]) for one in present]
     return {
-        "accuracy": float(accuracy_score(labels, predicted)),
-        "balanced_accuracy": float(np.mean(recalls)),
-        "macro_f1": float(f1),
-        "auroc": one_against_rest(labels, probabilities, present),
+        "accuracy": float(right.sum() / len(labels)),
+        "balanced_accuracy": float(np.mean(right[present] / rows[present])),
+        "macro_f1": float(np.mean(2 * right[present] / (rows[present] + called[present]))),
+        "auroc": float(np.mean(areas)),
     }
-
-
-def one_against_rest(labels: np.ndarray, probabilities: np.ndarray, classes: np.ndarray) -> float:
-    """Mean area under the ROC curve of each class against all others; NaN where only one class is there."""
-    areas = [roc_auc_score(labels == one, probabilities[:, one]) for one in classes if 0 < np.mean(labels == one) < 1]
-    return float(np.mean(areas)) if areas else float("nan")
 
 
 def _measured(classified: Classified, cluster: np.ndarray, replicates: int) -> Measurement:

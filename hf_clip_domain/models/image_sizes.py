@@ -1,4 +1,4 @@
-"""Picture sizes as a user names them, and as a model can take them."""
+"""Picture sizes as a user names them, as a model can take them, and as a processor makes them."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ logger = logging.get_logger(__name__)
 
 
 def parse_sizes(value: Any, option: str) -> list[int]:
-    """`"112,160"`, or a list of such, as rising different numbers.
+    """`"112,160"`, a number, or a list of either, as YAML has it: the numbers in that order.
 
     Raises:
         ClipDomainError: anything else.
     """
-    words = [word for part in (value if isinstance(value, list) else [value]) for word in str(part).split(",")]
-    if not words or not all(word.strip().isdecimal() and int(word) > 0 for word in words):
-        shown = " ".join(map(str, value)) if isinstance(value, list) else value
+    shown = " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    words = shown.replace(",", " ").split()
+    if not words or not all(word.isdecimal() and int(word) > 0 for word in words):
         raise ClipDomainError(f"{option} {shown}: expected sizes in pixels such as 112,160,224.")
-    return sorted({int(word) for word in words})
+    return [int(word) for word in words]
 
 
 def whole_patches(model: nn.Module, sizes: Sequence[int]) -> list[int]:
@@ -39,3 +39,16 @@ def whole_patches(model: nn.Module, sizes: Sequence[int]) -> list[int]:
             logger.warning(f"{size} pixels cannot be cut into patches of {patch}: {near} is measured.")
         found.add(near)
     return sorted(found)
+
+
+def image_settings(processor: Any) -> tuple[int, tuple[float, ...], tuple[float, ...]]:
+    """Side in pixels of the square the model sees, and the mean and deviation a channel, from an image
+    processor."""
+    image_processor = getattr(processor, "image_processor", processor)
+    crop = getattr(image_processor, "crop_size", None) if getattr(image_processor, "do_center_crop", False) else None
+    size = crop or image_processor.size
+    sides = [size] if isinstance(size, int) else [size.get(key) for key in ("height", "width", "shortest_edge")]
+    sides = {side for side in sides if side}
+    if len(sides) != 1:
+        raise ClipDomainError(f"the image processor's size is {size}; expected a square, such as 224 x 224.")
+    return sides.pop(), tuple(image_processor.image_mean), tuple(image_processor.image_std)

@@ -13,16 +13,17 @@ from typing import Any
 from hf_clip_domain._optional import require
 from hf_clip_domain.device import find_device
 from hf_clip_domain.domains import Domain
-from hf_clip_domain.embedder import image_settings, similarity_beside
 from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.evaluation import RetrievalEvaluator
 from hf_clip_domain.evaluation.compare import compare
 from hf_clip_domain.evaluation.embedded import measure_retrieval
 from hf_clip_domain.evaluation.forgetting import LOST, MEAN_RECALL, ForgettingProbe, mean_recall, retained
 from hf_clip_domain.evaluation.measurement import Measurement
+from hf_clip_domain.models.beside import similarity_beside
 from hf_clip_domain.models.exported.loading import load_encoder
 from hf_clip_domain.models.exported.record import find_record
 from hf_clip_domain.models.image_positions import at_image_size
+from hf_clip_domain.models.image_sizes import image_settings
 from hf_clip_domain.sharing.export.exporter import PACKAGES, export_model
 
 REPLICATES = 5000

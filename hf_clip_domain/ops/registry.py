@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from hf_clip_domain import __version__
-from hf_clip_domain.embedder import ClipEmbedder, image_settings
+from hf_clip_domain.embedder import ClipEmbedder
 from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.evaluation import EvaluationReport
 from hf_clip_domain.models.exported.record import find_record
 from hf_clip_domain.models.fingerprint import fingerprint
+from hf_clip_domain.models.image_sizes import image_settings
 from hf_clip_domain.models.positions import text_capacity
 from hf_clip_domain.ops.drift.reference import REFERENCE_FILE
 from hf_clip_domain.ops.tracking import Journal, MlflowStore

@@ -17,10 +17,11 @@ import torch.nn.functional as F
 
 from hf_clip_domain import __version__
 from hf_clip_domain.device import find_device
-from hf_clip_domain.embedder import ClipEmbedder, image_settings
+from hf_clip_domain.embedder import ClipEmbedder
 from hf_clip_domain.models.dual_encoder import features, find_logit_scale, text_padding
 from hf_clip_domain.models.exported.base import ExportedModel
 from hf_clip_domain.models.fingerprint import fingerprint
+from hf_clip_domain.models.image_sizes import image_settings
 from hf_clip_domain.models.precision import DTYPES
 from hf_clip_domain.serving.centre import Centre, read_centre
 from hf_clip_domain.serving.registry import resolve

@@ -11,7 +11,7 @@ import yaml
 from datasets import Dataset
 
 from hf_clip_domain.domains import Domain
-from hf_clip_domain.embedder import CALIBRATION_FILE, ClipEmbedder
+from hf_clip_domain.embedder import ClipEmbedder
 from hf_clip_domain.evaluation import EvaluationReport
 from hf_clip_domain.evaluation.calibration import Calibration
 from hf_clip_domain.evaluation.gallery import Thumbnails
@@ -25,6 +25,7 @@ from hf_clip_domain.evaluation.plots import (
 )
 from hf_clip_domain.evaluation.tables import picture_sizes
 from hf_clip_domain.evaluation.wise_ft import Sweep
+from hf_clip_domain.models.beside import CALIBRATION_FILE
 from hf_clip_domain.sharing.model_card import write_model_card
 from hf_clip_domain.similarity import (
     SIMILARITY_FILE,

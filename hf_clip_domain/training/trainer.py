@@ -16,7 +16,6 @@ from transformers.utils import logging
 from hf_clip_domain.arguments import ClipTrainingArguments
 from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.losses import build_loss
-from hf_clip_domain.losses.gather import gather_rows, gather_targets
 from hf_clip_domain.models.dual_encoder import embedding_width, find_logit_bias
 from hf_clip_domain.models.quick_gelu import use_lean_activations
 from hf_clip_domain.similarity import build_similarity, wants_normalised
@@ -31,6 +30,7 @@ from hf_clip_domain.training.loss_module import attach_loss, load_loss, save_los
 from hf_clip_domain.training.memory_model import MemoryModel
 from hf_clip_domain.training.micro_batching import install_embedding_forward
 from hf_clip_domain.training.news import RunNews
+from hf_clip_domain.training.objective import LoggedParts, whole_batch_loss
 from hf_clip_domain.training.optimizer_step import install_step_replay, state_to_come
 from hf_clip_domain.training.optimizers import naming_missing_packages
 from hf_clip_domain.training.parameter_groups import decay_by_depth
@@ -75,8 +75,7 @@ class ClipTrainer(Trainer):
         **kwargs,
     ):
         self.evaluators = list(evaluators)
-        self._loss_parts: dict[str, list[torch.Tensor]] = {}
-        self._similarity_gap: torch.Tensor | None = None
+        self.parts = LoggedParts()
         super().__init__(model=model, args=args, **kwargs)
         self.steps = FittingSteps(args, self._fit_memory, lambda: state_to_come(self.optimizer), self._tell)
         if self.steps.sizing is not None:
@@ -130,7 +129,7 @@ class ClipTrainer(Trainer):
         prepare_for_sizes(self.model, self.args)
         for kind in (ClampLogitScale, TemperatureSchedule):
             self.pop_callback(kind)
-        self.add_callback(temperature_callback(self.args, self.model, lambda: self._similarity_gap))
+        self.add_callback(temperature_callback(self.args, self.model, lambda: self.parts.latest.get("similarity_gap")))
 
     def create_optimizer(self, model=None):
         if self.optimizer is None:
@@ -151,11 +150,10 @@ class ClipTrainer(Trainer):
         inputs, fill = self._prepare_inputs(inputs), None
         if "pictures" in inputs:
             fill = functools.partial(self.feature_cache.fill, self.accelerator.unwrap_model(self.model))
-        kept = {name: len(values) for name, values in self._loss_parts.items()}
+        counted = len(self.parts)
 
         def step(inputs):
-            for name, values in self._loss_parts.items():  # of a first try that did not fit
-                del values[kept.get(name, 0) :]
+            self.parts.cut(counted)  # of a first try that did not fit
             return super(ClipTrainer, self).training_step(model, inputs, num_items_in_batch)
 
         average, number = self.accelerator.sync_gradients, self.state.global_step + 1
@@ -194,38 +192,19 @@ class ClipTrainer(Trainer):
         targets = inputs.pop("targets", None)
         plan = self.steps.replay.plan
         embeddings = model(**inputs, micro_batch_size=plan.size, kept=plan.kept, **self._views(self.model))
-        options = {}
-        if getattr(self.loss, "shares_work", False):
-            options["share"] = (self.args.process_index, self.args.world_size)
-            options |= {name: embeddings[name] for name in ("logit_bias",) if name in embeddings}
-        image_embeds = gather_rows(embeddings["image_embeds"])  # (n * processes, d), or (r, n * processes, d)
-        text_embeds = gather_rows(embeddings["text_embeds"])  # (n * processes, d)
-        parameters = dict(embeddings.get("loss_parameters", {}))
-        batch = (image_embeds.detach(), text_embeds.detach(), embeddings["logit_scale"].detach())
-        if hasattr(self.loss, "begin") and self.loss.begin(*batch):
-            # Data parallel wrappers hand out copies: they take the new values, and pass their gradients on.
-            new = dict(self.loss.named_parameters())
-            parameters = {name: value + (new[name] - value).detach() for name, value in parameters.items()}
-        output = torch.func.functional_call(
-            self.loss,
-            parameters,
-            (image_embeds, text_embeds),
-            {"logit_scale": embeddings["logit_scale"], "targets": gather_targets(targets), **options},
+        output = whole_batch_loss(
+            self.loss, embeddings, targets, process=self.args.process_index, processes=self.args.world_size
         )
         if self.model.training:
-            parts = {**output.parts, "logit_scale": embeddings["logit_scale"].detach()}
-            self._similarity_gap = parts.get("similarity_gap")
-            for name, value in parts.items():
-                self._loss_parts.setdefault(name, []).append(value)
+            self.parts.add({**output.parts, "logit_scale": embeddings["logit_scale"].detach()})
         return (output.loss, embeddings) if return_outputs else output.loss
 
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
         if "loss" in logs:  # a training log: join the parts collected since the last one
-            parts = {name: torch.stack(values).mean().item() for name, values in self._loss_parts.items() if values}
-            logs = {**logs, **parts, **(self.monitor.measure(self.model) if self.monitor else {})}
+            logs = {**logs, **self.parts.means(), **(self.monitor.measure(self.model) if self.monitor else {})}
             if self.curriculum is not None:
                 logs["resolution"] = self.curriculum.used
-            self._loss_parts.clear()
+            self.parts.cut(0)
         super().log(logs, *args, **kwargs)
 
     # Data
@@ -310,7 +289,7 @@ class ClipTrainer(Trainer):
         chosen = checkpoints.choose_checkpoint(resume_from_checkpoint, Path(self.args.output_dir))
         if chosen is not None:
             logger.warning(f"Resuming from {chosen}.")
-        self._loss_parts.clear()
+        self.parts.cut(0)
         with self.news:
             return super().train(resume_from_checkpoint=None if chosen is None else str(chosen), **kwargs)
 

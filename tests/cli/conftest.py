@@ -1,13 +1,7 @@
 """A small real CLIP and small real pictures, for whole runs of the commands in seconds."""
 
-import json
-
-import numpy as np
 import pytest
-import torch
-from PIL import Image
-from tokenizers import pre_tokenizers
-from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
+from small_clip import draw_shades, save_clip
 
 from hf_clip_domain.cli.main import main
 
@@ -15,27 +9,15 @@ from hf_clip_domain.cli.main import main
 @pytest.fixture(scope="session")
 def base(tmp_path_factory):
     """A small real CLIP in a folder: 32 px pictures, a token a letter."""
-    folder = tmp_path_factory.mktemp("base")
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokens = letters + [letter + "</w>" for letter in letters] + ["<|startoftext|>", "<|endoftext|>"]
-    tokenizer = CLIPTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=[], model_max_length=24)
-    ends = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    text = {**size, **ends, "vocab_size": len(tokens), "max_position_embeddings": 24}
-    vision = {**size, "image_size": 32, "patch_size": 16}
-    torch.manual_seed(0)
-    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)).save_pretrained(folder)
-    images = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
-    CLIPProcessor(images, tokenizer).save_pretrained(folder)
-    return str(folder)
+    return save_clip(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="session")
 def sources(tmp_path_factory):
     """Pictures of one colour each: 24 to train on, 20 to choose by, 20 to be scored; and 40 general ones."""
     folder = tmp_path_factory.mktemp("pairs")
-    draw_shades(folder / "own", 64, "shade", ["train"] * 24 + ["validation"] * 20 + ["test"] * 20)
-    draw_shades(folder / "general", 40, "colour", ["validation"] * 20 + ["test"] * 20)
+    draw_shades(folder / "own", ["train"] * 24 + ["validation"] * 20 + ["test"] * 20, "shade")
+    draw_shades(folder / "general", ["validation"] * 20 + ["test"] * 20, "colour")
     return ["--dataset", str(folder / "own"), "--probe_dataset", str(folder / "general")]
 
 
@@ -53,20 +35,3 @@ def quick(base, sources):
 def train(quick):
     """The command with these, with the options and in the folder given."""
     return lambda out, *options: main(["train", *quick, "--output_dir", str(out), *options])
-
-
-@pytest.fixture(scope="session")
-def shades():
-    """`shades(folder, count, word, splits)` draws a dataset."""
-    return draw_shades
-
-
-def draw_shades(folder, count, word, splits=None):
-    folder.mkdir()
-    colours = np.random.default_rng(0).integers(256, size=(count, 3))
-    for index, colour in enumerate(colours.tolist()):
-        Image.new("RGB", (32, 32), tuple(colour)).save(folder / f"{index}.png")
-    rows = [{"file_name": f"{index}.png", "text": f"{word} {index}"} for index in range(count)]
-    for row, split in zip(rows, splits or [], strict=False):
-        row["split"] = split
-    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))

@@ -19,7 +19,7 @@ from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.models.loading import load_model
 
 QUICK = ["--max_steps", "2", "--per_device_train_batch_size", "8", "--dataloader_num_workers", "0"]
-QUICK += ["--save_strategy", "steps", "--save_steps", "2", "--eval_strategy", "no"]
+QUICK += ["--save_strategy", "steps", "--save_steps", "2", "--eval_strategy", "no", "--probe_dataset", "none"]
 TEXTS = ["a bar chart of rainfall", "a galaxy"]
 
 

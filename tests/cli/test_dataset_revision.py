@@ -6,6 +6,7 @@ import subprocess
 import pytest
 import yaml
 from mlflow import MlflowClient
+from small_clip import draw_shades
 
 from hf_clip_domain.cli.main import main
 from hf_clip_domain.data.versions.repository import dvc, dvc_program
@@ -23,12 +24,12 @@ def surroundings(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.skipif(dvc_program() is None, reason='needs dvc: pip install "hf-clip-domain[dvc]"')
-def test_a_run_trains_from_a_revision_and_records_it(tmp_path, train, shades, monkeypatch, capsys):
+def test_a_run_trains_from_a_revision_and_records_it(tmp_path, train, monkeypatch, capsys):
     root, store = tmp_path / "repository", f"sqlite:///{tmp_path / 'mlflow.db'}"
     root.mkdir()
     subprocess.run(["git", "init", "--quiet"], cwd=root, check=True)
     dvc(["init", "--quiet"], root)
-    shades(root / "pairs", 64, "shade", SPLITS)
+    draw_shades(root / "pairs", SPLITS, "shade")
     monkeypatch.chdir(root)
     assert main(["data", "snapshot", "pairs"]) == 0
     revision = capsys.readouterr().out.splitlines()[-1]
@@ -51,10 +52,10 @@ def test_a_run_trains_from_a_revision_and_records_it(tmp_path, train, shades, mo
 
 
 @pytest.mark.slow
-def test_a_run_on_changed_data_says_so(tmp_path, train, shades, capsys, monkeypatch):
+def test_a_run_on_changed_data_says_so(tmp_path, train, capsys, monkeypatch):
     warned = []
     monkeypatch.setattr("hf_clip_domain.cli.tracking.logger.warning", warned.append)
-    shades(tmp_path / "pairs", 64, "shade", SPLITS)
+    draw_shades(tmp_path / "pairs", SPLITS, "shade")
     assert main(["data", "snapshot", str(tmp_path / "pairs")]) == 0
     (tmp_path / "pairs" / "readme.txt").write_text("new")
     capsys.readouterr()

@@ -9,6 +9,7 @@ import textwrap
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from small_clip import draw_shades
 from transformers import CLIPModel
 
 from hf_clip_domain.arguments import DataArguments
@@ -198,8 +199,8 @@ def test_a_model_of_another_picture_size_is_merged_with_its_base_at_that_size(tm
     assert_between(merged.state_dict(), start, weights(tuned), alpha)
 
 
-def test_the_users_own_probe_is_limited_disjoint_and_always_the_same(tmp_path, shades):
-    shades(tmp_path / "pairs", 120, "shade")
+def test_the_users_own_probe_is_limited_disjoint_and_always_the_same(tmp_path):
+    draw_shades(tmp_path / "pairs", [None] * 120, "shade")
     data = DataArguments(probe_dataset=str(tmp_path / "pairs"), probe_rows=12)
     probe, again = (read_probe(data, load_domain("general"), 0, smoke=False) for _ in range(2))
     assert probe["validation"]["text"] == again["validation"]["text"]
@@ -207,8 +208,8 @@ def test_the_users_own_probe_is_limited_disjoint_and_always_the_same(tmp_path, s
     assert not {text for (text,) in probe["validation"]["text"]} & {text for (text,) in probe["test"]["text"]}
 
 
-def test_a_probe_with_splits_is_judged_by_its_last(tmp_path, shades):
-    shades(tmp_path / "pairs", 20, "shade", ["train"] * 12 + ["test"] * 8)
+def test_a_probe_with_splits_is_judged_by_its_last(tmp_path):
+    draw_shades(tmp_path / "pairs", ["train"] * 12 + ["test"] * 8, "shade")
     probe = read_probe(DataArguments(probe_dataset=str(tmp_path / "pairs")), load_domain("general"), 0, smoke=False)
     numbers = {name: {int(text.split()[1]) for (text,) in rows["text"]} for name, rows in probe.items()}
     assert numbers == {"validation": set(range(12)), "test": set(range(12, 20))}

@@ -13,8 +13,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image, ImageFilter
-from tokenizers import pre_tokenizers
-from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTokenizer
+from small_clip import save_clip
 
 from hf_clip_domain.cli import monitor
 from hf_clip_domain.cli.main import main
@@ -45,17 +44,7 @@ def draw(number, seed=0):
 def run(tmp_path_factory):
     """A finished run of the real command: a small real CLIP, two steps, with a reference beside it."""
     folder = tmp_path_factory.mktemp("run")
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokens = letters + [letter + "</w>" for letter in letters] + ["<|startoftext|>", "<|endoftext|>"]
-    tokenizer = CLIPTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=[], model_max_length=24)
-    ends = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    text = {**size, **ends, "vocab_size": len(tokens), "max_position_embeddings": 24}
-    torch.manual_seed(0)
-    config = CLIPConfig(text_config=text, vision_config={**size, "image_size": 32, "patch_size": 8}, projection_dim=48)
-    CLIPModel(config).save_pretrained(folder / "base")
-    images = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
-    CLIPProcessor(images, tokenizer).save_pretrained(folder / "base")
+    save_clip(folder / "base", patch=8, width=48)
     (folder / "pairs").mkdir()
     rows = []
     for number, split in enumerate(SPLITS):

@@ -1,26 +1,15 @@
 """The command keeps a page of the run and tells how it went, from the first sentence to the last."""
 
-import json
-import sys
-
 import yaml
+from kept_news import keeping_command, kept
 
 from hf_clip_domain.cli.main import main
-
-
-def keeping_command(folder):
-    program = folder / "keep.py"
-    program.write_text(f"import sys; open({str(folder / 'kept')!r}, 'a').write(sys.stdin.read() + chr(10))")
-    return f"command: {sys.executable} {program}"
-
-
-def kept(folder):
-    return [json.loads(line) for line in (folder / "kept").read_text().splitlines()]
 
 
 def test_a_run_is_followed_to_its_very_end(tmp_path):
     out = tmp_path / "run"
     command = ["train", "--domain", "scientific", "--smoke", "--output_dir", str(out), "--report_to", "none"]
+    command += ["--probe_dataset", "none"]
     assert main([*command, "--notify", keeping_command(tmp_path)]) == 0
     told = kept(tmp_path)
     assert [message["event"] for message in told] == ["started", "improved", "finished"]
@@ -48,5 +37,6 @@ def test_the_page_can_be_left_out_and_the_target_is_checked_first(tmp_path, caps
     command = ["train", "--domain", "scientific", "--smoke", "--output_dir", str(tmp_path / "run")]
     assert main([*command, "--notify", "nobody"]) == 1
     assert "--notify: expected http" in capsys.readouterr().err and not (tmp_path / "run").exists()
-    assert main([*command, "--live_page", "false", "--monitor", "false", "--report_to", "none"]) == 0
+    command += ["--probe_dataset", "none", "--max_steps", "1", "--report_to", "none"]
+    assert main([*command, "--live_page", "false", "--monitor", "false"]) == 0
     assert not (tmp_path / "run" / "run.html").exists() and (tmp_path / "run" / "model.safetensors").exists()

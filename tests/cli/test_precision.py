@@ -36,6 +36,7 @@ def test_hugging_faces_flag_is_taken_and_not_contradicted():
 @pytest.mark.slow
 def test_a_run_tells_its_precision_at_the_start_and_in_the_card(tmp_path, capsys):
     command = ["train", "--domain", "general", "--smoke", "--precision", "bf16", "--output_dir", str(tmp_path)]
+    command += ["--max_steps", "1"]
     assert main(command) == 0
     assert "in bf16, since --precision bf16 says so." in capsys.readouterr().out
     record = json.loads((tmp_path / "precision.json").read_text())

@@ -9,8 +9,9 @@ from PIL import Image
 from transformers import CLIPModel, CLIPProcessor
 
 from hf_clip_domain.cli.main import main
-from hf_clip_domain.embedder import ClipEmbedder, image_settings
+from hf_clip_domain.embedder import ClipEmbedder
 from hf_clip_domain.models.image_positions import image_size_of
+from hf_clip_domain.models.image_sizes import image_settings
 from hf_clip_domain.models.loading import load_model
 
 QUICK = ["--per_device_train_batch_size", "8", "--dataloader_num_workers", "0", "--logging_steps", "1"]

@@ -5,18 +5,12 @@ import sys
 
 import pytest
 import torch
-from tokenizers import pre_tokenizers
-from transformers import BertTokenizer, CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
+from small_clip import letter_tokenizer
+from transformers import BertTokenizer, CLIPTextConfig, CLIPTextModelWithProjection
 
 from hf_clip_domain.data.collator import PairCollator
 from hf_clip_domain.data.relations import word_id
 from hf_clip_domain.errors import ClipDomainError
-
-
-def clip_tokenizer(**options):
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokens = letters + [letter + "</w>" for letter in letters] + ["<|startoftext|>", "<|endoftext|>"]
-    return CLIPTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=[], **options)
 
 
 def items(*texts):
@@ -27,12 +21,12 @@ def items(*texts):
     ("letters", "length"), [(1, 8), (6, 8), (7, 16), (30, 32), (31, 40), (70, 72), (71, 77), (75, 77), (300, 77)]
 )
 def test_lengths_are_multiples_of_eight_up_to_the_limit(letters, length):
-    batch = PairCollator(clip_tokenizer())(items("a", "b" * letters))
+    batch = PairCollator(letter_tokenizer())(items("a", "b" * letters))
     assert batch["input_ids"].shape == batch["attention_mask"].shape == (2, length)
 
 
 def test_batch_is_what_a_clip_model_takes():
-    tokenizer = clip_tokenizer()
+    tokenizer = letter_tokenizer()
     batch = PairCollator(tokenizer)(items("ab", "a longer one"))
     assert batch["pixel_values"].shape == (2, 3, 4, 4) and batch["pixel_values"].dtype == torch.float32
     assert {batch[name].dtype for name in ("input_ids", "attention_mask", "targets")} == {torch.int64}
@@ -42,7 +36,7 @@ def test_batch_is_what_a_clip_model_takes():
 
 
 def test_a_cut_caption_keeps_its_end_token():
-    tokenizer = clip_tokenizer()
+    tokenizer = letter_tokenizer()
     batch = PairCollator(tokenizer, max_text_length=20)(items("b" * 100))
     assert batch["input_ids"].shape == (1, 20)
     assert batch["input_ids"][0, 0] == tokenizer.bos_token_id
@@ -52,7 +46,7 @@ def test_a_cut_caption_keeps_its_end_token():
 @pytest.mark.parametrize("legacy", [True, False], ids=["eos_token_id 2", "the real end token"])
 @pytest.mark.parametrize("pad_token", ["<|endoftext|>", "!"])
 def test_short_padding_gives_the_embedding_of_full_padding(legacy, pad_token):
-    tokenizer = clip_tokenizer(pad_token=pad_token)
+    tokenizer = letter_tokenizer(pad_token=pad_token)
     torch.manual_seed(0)
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
@@ -80,7 +74,7 @@ def test_short_padding_gives_the_embedding_of_full_padding(legacy, pad_token):
 
 
 def test_a_tokenizer_without_a_mask_has_its_padding_read():
-    tokenizer = clip_tokenizer(model_input_names=["input_ids"], pad_token="!")
+    tokenizer = letter_tokenizer(model_input_names=["input_ids"], pad_token="!")
     batch = PairCollator(tokenizer, max_text_length=64, padding="max_length")(items("ab"))
     assert batch["input_ids"].shape == (1, 64)
     assert (batch["attention_mask"] == 1).all()
@@ -97,7 +91,7 @@ def test_bert(tmp_path):
 
 
 def test_targets_are_equal_for_equal_captions_only():
-    targets = PairCollator(clip_tokenizer())(items("A cell.", "a  cell.", "A cell", "Another."))["targets"].tolist()
+    targets = PairCollator(letter_tokenizer())(items("A cell.", "a  cell.", "A cell", "Another."))["targets"].tolist()
     assert targets[0] == targets[1]
     assert len(set(targets)) == 3
 
@@ -110,10 +104,10 @@ def test_targets_are_the_same_in_another_process():
 
 def test_mistakes_are_named():
     with pytest.raises(ClipDomainError, match="padding='short'"):
-        PairCollator(clip_tokenizer(), padding="short")
+        PairCollator(letter_tokenizer(), padding="short")
     with pytest.raises(ClipDomainError, match="max_text_length=2"):
-        PairCollator(clip_tokenizer(), max_text_length=2)
-    tokenizer = clip_tokenizer()
+        PairCollator(letter_tokenizer(), max_text_length=2)
+    tokenizer = letter_tokenizer()
     tokenizer.pad_token = None
     with pytest.raises(ClipDomainError, match="no padding token"):
         PairCollator(tokenizer)

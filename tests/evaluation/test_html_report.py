@@ -3,9 +3,9 @@
 import base64
 import io
 import re
-from html.parser import HTMLParser
 
 import pytest
+from html_page import Page
 from PIL import Image
 
 from hf_clip_domain.domains import load_domain
@@ -15,7 +15,6 @@ from hf_clip_domain.evaluation.html_report import to_html, write_html
 from hf_clip_domain.evaluation.html_tables import CLASSES, PICTURED, confusion_matrix
 from hf_clip_domain.evaluation.suite import measure
 
-VOID = {"meta", "img", "br", "line", "circle", "polyline", "input"}
 EVIL = (
     "\"'><script>alert(1)</script><img src=x onerror=alert(2)>",
     "فحص الصدر الطبيعي بلا علامات مرضية",
@@ -23,34 +22,6 @@ EVIL = (
     "long " * 4000 + "end",
     "averylongwordwithoutanyplacetobreak" * 50,
 )
-
-
-class Page(HTMLParser):
-    """Tags with their attributes, and the text that is shown; every tag that is opened has to be closed."""
-
-    def __init__(self, html):
-        super().__init__()
-        self.tags, self.text, self._open = [], "", []
-        self.feed(html)
-        self.close()
-        assert not self._open
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self._open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self._open.pop() == tag
-
-    def handle_data(self, data):
-        self.text += "" if "style" in self._open else data
-
-    def all(self, tag):
-        return [attributes for name, attributes in self.tags if name == tag]
 
 
 def assert_self_contained(html):

@@ -25,9 +25,9 @@ from transformers import (
     ViTConfig,
 )
 
-from hf_clip_domain.embedder import image_settings
 from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.models.image_positions import accept_any_size, at_image_size, find_image_positions, image_size_of
+from hf_clip_domain.models.image_sizes import image_settings
 from hf_clip_domain.models.loading import load_model
 
 SIZE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}

@@ -1,6 +1,5 @@
 """A real MLflow tracking server on SQLite, on this machine only, and small models that differ in what they know."""
 
-import io
 import json
 import os
 import signal
@@ -15,9 +14,7 @@ import numpy as np
 import pytest
 import torch
 from mlflow import MlflowClient
-from PIL import Image
-from tokenizers import pre_tokenizers
-from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTokenizer
+from small_clip import draw_shades, make_clip, shade
 
 from hf_clip_domain.domains import load_domain
 from hf_clip_domain.embedder import ClipEmbedder
@@ -101,11 +98,11 @@ def family(tmp_path_factory):
     """Folders as runs leave them: a small `base`; `first` knows half of the domain's test pairs and the probe's,
     `second` all of them, `forgetful` too but has mixed up the probe's captions."""
     folder = tmp_path_factory.mktemp("family")
-    own = draw_shades(folder / "own", 48, "shade", ["train"] * 12 + ["validation"] * 12 + ["test"] * 24)
-    general = draw_shades(folder / "general", 40, "tint", ["validation"] * 20 + ["test"] * 20, seed=1)
+    own = draw_shades(folder / "own", ["train"] * 12 + ["validation"] * 12 + ["test"] * 24, "shade")
+    general = draw_shades(folder / "general", ["validation"] * 20 + ["test"] * 20, "tint", seed=1)
     own, general = own[24:], general[20:]
     mixed = [(picture, general[(place + 7) % 20][1]) for place, (picture, _) in enumerate(general)]
-    model, processor = make_clip()
+    model, processor = make_clip(length=16)
     settings = {"domain": "scientific", "dataset": str(folder / "own"), "probe_dataset": str(folder / "general")}
     settings |= {"model_name_or_path": str(folder / "base"), "precision": "fp32"}
     domain, family = load_domain("scientific"), {}
@@ -129,37 +126,7 @@ def family(tmp_path_factory):
 def shades():
     """The pictures of the domain's test pairs, as files' bytes."""
     colours = np.random.default_rng(0).integers(256, size=(48, 3))[24:]
-    return [encoded(colour) for colour in colours.tolist()]
-
-
-def encoded(colour):
-    stream = io.BytesIO()
-    Image.new("RGB", (32, 32), tuple(colour)).save(stream, "PNG")
-    return stream.getvalue()
-
-
-def draw_shades(folder, count, word, splits, seed=0):
-    folder.mkdir()
-    colours = np.random.default_rng(seed).integers(256, size=(count, 3)).tolist()
-    for index, colour in enumerate(colours):
-        (folder / f"{index}.png").write_bytes(encoded(colour))
-    rows = [{"file_name": f"{n}.png", "text": f"{word} {n}", "split": split} for n, split in enumerate(splits)]
-    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    return [(encoded(colour), row["text"]) for colour, row in zip(colours, rows, strict=True)]
-
-
-def make_clip():
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokens = letters + [letter + "</w>" for letter in letters] + ["<|startoftext|>", "<|endoftext|>"]
-    tokenizer = CLIPTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=[], model_max_length=16)
-    ends = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    text = {**size, **ends, "vocab_size": len(tokens), "max_position_embeddings": 16}
-    vision = {**size, "image_size": 32, "patch_size": 16}
-    torch.manual_seed(0)
-    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16))
-    images = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
-    return model, CLIPProcessor(images, tokenizer)
+    return [shade(colour) for colour in colours.tolist()]
 
 
 def learn(embedder, pairs, steps=150):

@@ -10,15 +10,12 @@ import onnx
 import pytest
 import torch
 from PIL import Image
-from tokenizers import pre_tokenizers
+from small_clip import LENGTH, SIZE, make_processor
 from transformers import (
     BertConfig,
     BertModel,
     CLIPConfig,
-    CLIPImageProcessorPil,
     CLIPModel,
-    CLIPProcessor,
-    CLIPTokenizer,
     CLIPVisionConfig,
     CLIPVisionModel,
     SiglipConfig,
@@ -46,18 +43,14 @@ except ImportError:  # not installed, or without the library that computes
     HAS_MLX = False
 needs_mlx = pytest.mark.skipif(not HAS_MLX, reason="MLX is not installed")
 
-LENGTH = 24
-SIZE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 VISION = {**SIZE, "image_size": 32, "patch_size": 16}
 TEXTS = ["a", "a rather longer text", "bb", "crack in steel", "x " * 200, "rust", "no crack", "weld"]
 
 
 def make_folder(folder, kind):
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokens = letters + [letter + "</w>" for letter in letters] + ["<|startoftext|>", "<|endoftext|>"]
-    tokenizer = CLIPTokenizer(vocab={token: n for n, token in enumerate(tokens)}, merges=[], model_max_length=LENGTH)
-    side = {"height": 32, "width": 32}
-    CLIPProcessor(CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=side), tokenizer).save_pretrained(folder)
+    processor = make_processor()
+    tokenizer = processor.tokenizer
+    processor.save_pretrained(folder)
     text = {**SIZE, "vocab_size": len(tokenizer), "max_position_embeddings": LENGTH}
     special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     if kind == "old clip":  # pools at the largest id

@@ -177,13 +177,13 @@ def test_only_paths_of_this_machine_are_taken_out(tmp_path):
 
 def test_a_failed_push_after_training_tells_how_to_do_it_later(folder):
     from hf_clip_domain.arguments import ClipTrainingArguments
-    from hf_clip_domain.cli.train import _destination, _publish
+    from hf_clip_domain.cli.publishing import publish, take_destination
 
     with pytest.raises(ClipDomainError, match="is trained and saved in .*failed.*To publish it later: `hf-clip-domain"):
-        _publish(ClipTrainingArguments(str(folder)), folder, "me/model", print)
+        publish(ClipTrainingArguments(str(folder)), "me/model", print)
     with_checkpoints = ClipTrainingArguments(str(folder), push_to_hub=True, hub_strategy="checkpoint")
     with pytest.raises(ClipDomainError, match="--hub_strategy checkpoint"):
-        _destination(with_checkpoints, folder)
+        take_destination(with_checkpoints)
 
 
 @pytest.mark.slow
@@ -192,6 +192,7 @@ def test_training_pushes_the_whole_folder_once(tmp_path):
     with stand_in.Hub() as hub:
         options = ["--domain", "scientific", "--smoke", "--output_dir", output, "--skip_device_check", "true"]
         options += ["--push_to_hub", "true", "--hub_token", stand_in.TOKEN, "--hub_private_repo", "true"]
+        options += ["--probe_dataset", "none", "--max_steps", "1"]
         done = run(hub, "train", *options, timeout=280, program=("-m", "hf_clip_domain.cli.main"))
         assert done.returncode == 0, done.stderr[-2000:]
         assert len(hub.repositories["me/my-model"]) == 2 and hub.private == {"me/my-model"}

@@ -59,6 +59,15 @@ class Pairs(torch.utils.data.Dataset):
 
 
 @pytest.fixture
+def one_thread():
+    """For bitwise equality, which needs one number of threads on both sides."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def clip():
     return make_clip
 

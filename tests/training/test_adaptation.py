@@ -15,13 +15,7 @@ from hf_clip_domain.models.freezing import freeze
 from hf_clip_domain.training import ClipTrainer
 from hf_clip_domain.training.callbacks import WeightAverage
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def base(dropout=0.0):

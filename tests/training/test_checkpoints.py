@@ -14,14 +14,7 @@ from hf_clip_domain.arguments import ClipTrainingArguments
 from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.training import ClipTrainer, checkpoints
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Bitwise equality needs one number of threads on both sides, and a forked child has no thread pool to join."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")  # a forked child has no thread pool to join
 
 
 def make_trainer(folder, clip, pairs, callbacks=(), **settings):

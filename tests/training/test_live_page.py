@@ -4,9 +4,9 @@ import math
 import os
 import re
 import time
-from html.parser import HTMLParser
 
 import pytest
+from html_page import Page
 from transformers import TrainerState
 
 from hf_clip_domain.arguments import ClipTrainingArguments
@@ -15,34 +15,6 @@ from hf_clip_domain.training import ClipTrainer
 from hf_clip_domain.training.callbacks import live_page
 from hf_clip_domain.training.callbacks.live_page import LivePage
 from hf_clip_domain.training.live_page import EVENTS, RunPage
-
-
-class Page(HTMLParser):
-    """Tags with their attributes, the text, and whether every tag that is opened is closed."""
-
-    def __init__(self, html):
-        super().__init__()
-        self.tags, self.text, self._open = [], "", []
-        self.feed(html)
-        self.close()
-        assert not self._open
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in ("meta", "line", "circle", "polyline"):
-            self._open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self._open.pop() == tag
-
-    def handle_data(self, data):
-        self.text += data
-
-    def all(self, tag):
-        return [attributes for name, attributes in self.tags if name == tag]
 
 
 def arguments(folder, **settings):

@@ -1,6 +1,5 @@
 """Who asked hears how a run goes and how it ends, however it ends."""
 
-import json
 import os
 import pickle
 import signal
@@ -11,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from kept_news import keeping_command, kept
 from transformers import TrainerCallback
 
 from hf_clip_domain.arguments import ClipTrainingArguments
@@ -22,17 +22,6 @@ from hf_clip_domain.training.news import RunNews
 def arguments(folder, **settings):
     settings = {"per_device_train_batch_size": 8, "use_cpu": True, "disable_tqdm": True, "report_to": [], **settings}
     return ClipTrainingArguments(str(folder / "my run"), save_strategy="no", **settings)
-
-
-def keeping_command(folder):
-    """A real program that adds what it is told to a file."""
-    program = folder / "keep.py"
-    program.write_text(f"import sys; open({str(folder / 'kept')!r}, 'a').write(sys.stdin.read() + chr(10))")
-    return f"command: {sys.executable} {program}"
-
-
-def kept(folder):
-    return [json.loads(line) for line in (folder / "kept").read_text().splitlines()]
 
 
 class Raise(TrainerCallback):

@@ -73,14 +73,14 @@ def grow_again(trainer):
 
 
 @pytest.mark.slow
-def test_shortages_at_random_places_of_200_steps_change_nothing(tmp_path, clip, pairs):
-    # In float64: 200 steps enlarge what another order of summing rounds, how much depends on the processor.
-    smooth, _ = train(tmp_path, clip().double(), pairs, max_steps=200, learning_rate=1e-4)
-    rough, shortage = many_shortages(tmp_path, clip().double(), pairs, max_steps=200, learning_rate=1e-4)
-    assert {"forward", "backward", "optimizer"} == set(shortage.failures) and len(shortage.failures) > 40
+def test_shortages_at_random_places_of_80_steps_change_nothing(tmp_path, clip, pairs):
+    # In float64: 80 steps enlarge what another order of summing rounds, how much depends on the processor.
+    smooth, _ = train(tmp_path, clip().double(), pairs, max_steps=80, learning_rate=1e-4)
+    rough, shortage = many_shortages(tmp_path, clip().double(), pairs, max_steps=80, learning_rate=1e-4)
+    assert {"forward", "backward", "optimizer"} == set(shortage.failures) and len(shortage.failures) > 16
     assert rough.steps.replay.shortages == len([place for place in shortage.failures if place != "optimizer"])
     assert largest_difference(smooth, rough) < 1e-10
-    assert [e["step"] for e in rough.state.log_history if "loss" in e] == list(range(1, 201))
+    assert [e["step"] for e in rough.state.log_history if "loss" in e] == list(range(1, 81))
     losses = ([e["loss"] for e in trainer.state.log_history if "loss" in e] for trainer in (rough, smooth))
     assert next(losses) == pytest.approx(next(losses), rel=1e-4, abs=1e-5)
 

@@ -14,10 +14,11 @@ from datasets import IterableDataset, concatenate_datasets
 from hf_clip_domain import __version__
 from hf_clip_domain.data.samples import available_samples, load_samples
 from hf_clip_domain.data.text import clean_caption
-from hf_clip_domain.embedder import ClipEmbedder, image_settings
+from hf_clip_domain.embedder import ClipEmbedder
 from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.evaluation.terminology import available_terminologies, load_terminology
 from hf_clip_domain.models.fingerprint import fingerprint
+from hf_clip_domain.models.image_sizes import image_settings
 from hf_clip_domain.models.positions import text_capacity
 from hf_clip_domain.ops.drift.reference import FEWEST_ROWS, REFERENCE_FILE, Reference
 from hf_clip_domain.serving.centre import Centre

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from hf_clip_domain._optional import require
-from hf_clip_domain.embedder import CALIBRATION_FILE, ClipEmbedder, file_beside, similarity_beside
+from hf_clip_domain.embedder import ClipEmbedder
 from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.evaluation import RetrievalEvaluator
+from hf_clip_domain.models.beside import CALIBRATION_FILE, file_beside, similarity_beside
 from hf_clip_domain.models.dual_encoder import find_logit_bias, find_logit_scale
 from hf_clip_domain.models.exported.loading import open_export
 from hf_clip_domain.models.exported.record import EXPORT_FILE, FORMATS, ExportRecord, find_record
