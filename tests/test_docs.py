@@ -20,7 +20,7 @@ def blocks(file, language):
 def test_the_guides_domain_and_loss_work(tmp_path, monkeypatch):
     (tmp_path / "mine.yaml").write_text(blocks("docs/domains.md", "yaml")[0])
     assert load_domain(tmp_path / "mine.yaml").augment.mirror == "never"
-    (tmp_path / "my_losses.py").write_text(blocks("docs/domains.md", "python")[0])
+    (tmp_path / "my_losses.py").write_text(blocks("docs/custom_loss.md", "python")[0])
     monkeypatch.syspath_prepend(tmp_path)
     loss = build_loss("my_losses:ImageToText")
     perfect = loss(torch.eye(4), torch.eye(4), logit_scale=torch.tensor(100.0)).loss

@@ -297,6 +297,10 @@ class ClipTrainer(Trainer):
         if self.average is not None:
             self.average.load(Path(resume_from_checkpoint), self.model)
 
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        with checkpoints.explaining_another_run(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
     def _load_best_model(self):
         super()._load_best_model()
         load_loss(self.model, Path(self.state.best_model_checkpoint))
