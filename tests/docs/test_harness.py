@@ -79,8 +79,6 @@ def test_unknown_keys_fail(workplace):
         some_metrics(Block("page", 1, "yaml", "metrics: [{metric: detektion}]\n"))
     settings = "# cluster.yaml\ncompute_environment: LOCAL_MACHINE\ndistributed_type: NO\nnum_procesess: 2\n"
     (workplace / "cluster.yaml").write_text(settings)
-        "# cluster.yaml\ncompute_environment: LOCAL_MACHINE\ndistributed_type: NO\nnum_procesess: 2\n"
-    )
     with pytest.raises(ValueError, match="num_procesess"):
         a_launch(Block("page", 1, "yaml", settings))
     message = '{"event": "improved", "run": "a", "text": "b", "time": "", "step": 1, "max_steps": 2, "metric": "m", "value": 1}'
