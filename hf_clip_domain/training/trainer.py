@@ -57,6 +57,11 @@ class ClipTrainer(Trainer):
     Batches are dictionaries of `pixel_values` (n, 3, h, w), `input_ids` (n, t), `attention_mask` (n, t) and
     optionally `targets`: `(n,)` integer ids, where rows of equal id are positives of one another, or a mapping of
     relations, see `hf_clip_domain.types.Loss`.
+
+    Raises:
+        ClipDomainError: several GPUs are visible to one process, the loss's settings do not fit each other, or
+            `feature_cache` and `resolutions` do not fit model and data; `train()` also where the training split is smaller
+            than a batch, or a checkpoint cannot be used.
     """
 
     # The loss is a mean over the batch, to be divided by the accumulation steps. Left unset, Trainer would take the
