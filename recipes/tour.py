@@ -2,7 +2,7 @@
 # # A tour in a minute or two on a CPU
 #
 # `python recipes/tour.py`, or cell by cell in an editor that knows `# %%`. Offline: the starter model and drawn samples,
-# which are synthetic. `--train 64` is a shorter one.
+# which are synthetic. `--train 64` is shorter, and shows less.
 
 # %%
 import argparse
@@ -29,8 +29,9 @@ parser.add_argument("--output", type=Path, default=Path("outputs/tour"), help="F
 options, _ = parser.parse_known_args()  # a notebook has arguments of its own
 
 # %% Pairs: pictures with captions; yours come from `load_pairs("pairs.csv")`
-pairs = load_samples("scientific", train=options.train, validation=60, test=120)
-general = load_samples("general", train=1, validation=60, test=60)
+held_out = {"validation": options.train // 6, "test": options.train // 3}
+pairs = load_samples("scientific", train=options.train, **held_out)
+general = load_samples("general", train=1, **held_out)
 print(pairs["train"][0]["text"])
 
 # %% A domain: how pictures and captions of a field are treated, with reasons in its YAML file
@@ -89,7 +90,7 @@ model.save_pretrained(options.output / "model"), processor.save_pretrained(optio
 
 # %% Embed and search
 embedder = ClipEmbedder.from_pretrained(str(options.output / "model"))
-pictures = embedder.embed_images(row["bytes"] for row in pairs["test"]["image"])  # (120, d)
-scores = embedder.similarity(pictures, ["a bar chart", "a scatter plot"])  # (120, 2)
+pictures = embedder.embed_images(row["bytes"] for row in pairs["test"]["image"])  # (n, d)
+scores = embedder.similarity(pictures, ["a bar chart", "a scatter plot"])  # (n, 2)
 for best in scores.topk(3, dim=0).indices.T.tolist():
     print([pairs["test"][index]["text"][0] for index in best])
