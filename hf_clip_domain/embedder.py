@@ -34,8 +34,7 @@ GENERIC_PROMPTS = ("a photo of {}.", "a picture of {}.", "an image showing {}.",
 
 
 class ClipEmbedder:
-    """Embeds pictures and texts with a CLIP-like model (`CLIPModel`, `SiglipModel`,
-    `VisionTextDualEncoderModel`).
+    """Embeds pictures and texts with a `CLIPModel`, `SiglipModel`, `VisionTextDualEncoderModel` or their like.
 
     Args:
         model: the model; used where it is, its train/eval mode is restored after every call.
@@ -47,6 +46,8 @@ class ClipEmbedder:
         similarity: name, dotted path or function, see `build_similarity`.
         logit_scale: the multiplier of similarities in `classify`, such as one fitted for calibrated probabilities;
             default: the model's.
+
+    What cannot be used (settings, pictures, texts) raises `ClipDomainError`.
 
     ```python
     embedder = ClipEmbedder.from_pretrained("outputs/my-model")
@@ -180,7 +181,7 @@ class ClipEmbedder:
     def class_scores(self, images: Any, labels: Sequence[str], templates: Sequence[str] | None = None) -> torch.Tensor:
         """Similarity of every picture with every label's averaged prompts, without temperature: `-> (n, c)`.
 
-        Arguments and errors as for `classify`.
+        Arguments as for `classify`; raises what it does.
         """
         labels = [labels] if isinstance(labels, str) else list(labels)
         if not labels:
@@ -215,7 +216,7 @@ class ClipEmbedder:
                 yield torch.stack([future.result() for future in waiting.popleft()])
 
     def pixels(self, position: int, image: Any) -> torch.Tensor:
-        """One picture as the model takes it, `(3, h, w)` float32; an error names its position."""
+        """One picture as the model takes it, `(3, h, w)` float32; raises `ClipDomainError` with its position."""
         if isinstance(image, torch.Tensor) and image.is_floating_point() and image.shape[:-2] == (3,):
             return image  # (3, h, w), prepared before by the same transform, see `RepeatedEvaluator`
         try:
@@ -227,7 +228,7 @@ class ClipEmbedder:
         return self.processor.image_processor(images=picture, return_tensors="pt")["pixel_values"][0]
 
     def token_ids(self, texts: list[Any]) -> list[list[int]]:
-        """The texts' tokens, cleaned and cut as in training; not padded."""
+        """The texts' tokens, cleaned and cut as in training; not padded. Raises `ClipDomainError` for what is no string."""
         for position, text in enumerate(texts):
             if not isinstance(text, str):
                 raise ClipDomainError(f"text {position} is a {type(text).__name__}; expected a string.")

@@ -3,6 +3,7 @@
     python scripts/measure_domains.py --data DATA                     # DATA/scientific, DATA/medical, DATA/industrial
     python scripts/measure_domains.py --data DATA --from_scratch      # also from random weights of the same architecture
     python scripts/measure_domains.py --data DATA --domains medical -- --num_train_epochs 20
+    python scripts/measure_domains.py --data DATA --write docs/results.md   # puts the tables between that file's markers
 
 Each run is the ordinary command (`recipes/finetune.py --domain D --dataset DATA/D --model_name_or_path starter`) with
 the domain's own defaults; what stands after `--` is added to it. Prints a Markdown table a domain and the minutes taken;
@@ -62,7 +63,7 @@ def main() -> None:
     parser.add_argument("--domains", nargs="+", default=["scientific", "medical", "industrial"])
     parser.add_argument("--from_scratch", action="store_true", help="also train the architecture from random weights")
     parser.add_argument("--output", type=Path, help="keep the runs here")
-    parser.add_argument("--write", type=Path, help="put the tables between the markers of this file (the README)")
+    parser.add_argument("--write", type=Path, help="put the tables between the markers of this file (docs/results.md)")
     parser.add_argument("extra", nargs="*", help="after --: options for the runs")
     options = parser.parse_args()
     if options.write:

@@ -1,7 +1,4 @@
-"""What the guides show is what the package takes."""
-
-import re
-from pathlib import Path
+"""What the guides show is what the package takes; tests/docs has the rest."""
 
 import torch
 import yaml
@@ -9,18 +6,15 @@ import yaml
 from hf_clip_domain.cli.options import parse_options
 from hf_clip_domain.domains import load_domain
 from hf_clip_domain.losses import build_loss
+from tests.docs.blocks import ROOT, read_blocks
 
-ROOT = Path(__file__).parents[1]
-
-
-def blocks(file, language):
-    return re.findall(rf"```{language}\n(.*?)```", (ROOT / file).read_text(encoding="utf-8"), re.DOTALL)
+PAGES = ("docs/domains.md", "docs/custom_loss.md")
 
 
 def test_the_guides_domain_and_loss_work(tmp_path, monkeypatch):
-    (tmp_path / "mine.yaml").write_text(blocks("docs/domains.md", "yaml")[0])
+    for block in (block for page in PAGES for block in read_blocks(page) if block.file):
+        (tmp_path / block.file).write_text(block.text)
     assert load_domain(tmp_path / "mine.yaml").augment.mirror == "never"
-    (tmp_path / "my_losses.py").write_text(blocks("docs/domains.md", "python")[0])
     monkeypatch.syspath_prepend(tmp_path)
     loss = build_loss("my_losses:ImageToText")
     perfect = loss(torch.eye(4), torch.eye(4), logit_scale=torch.tensor(100.0)).loss

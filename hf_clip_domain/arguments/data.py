@@ -9,7 +9,7 @@ from hf_clip_domain.errors import ClipDomainError
 
 @dataclass
 class DataArguments:
-    """Which pairs to learn from, and how to read them."""
+    """Which pairs to learn from, and how to read them; raises `ClipDomainError` for values out of range."""
 
     _argument_group_name = "data"
 

@@ -48,7 +48,11 @@ class ModelArguments:
 
 @dataclass
 class AdaptationArguments:
-    """What of the model trains: everything, an adapter, or what is not frozen."""
+    """What of the model trains: everything, an adapter, or what is not frozen.
+
+    Raises:
+        ClipDomainError: values out of range, or options that exclude each other.
+    """
 
     _argument_group_name = "adaptation"
 

@@ -28,6 +28,9 @@ class ClipTrainingArguments(TrainingArguments):
             processes it would be filled up with repeated rows, which are false negatives.
         remove_unused_columns: False, since the collator needs the image column that the model never sees.
         per_device_eval_batch_size: 64. logging_steps: 10. save_total_limit: 2.
+
+    Raises:
+        ClipDomainError: a value out of range, or options that exclude each other; names them and what to do.
     """
 
     _argument_group_name = "training"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from hf_clip_domain.cli.assembly import read_pairs
 from hf_clip_domain.cli.forgetting import RunScores, similarity_path, summary
+from hf_clip_domain.cli.help import complete
 from hf_clip_domain.cli.options import RunOptions, parse_options
 from hf_clip_domain.cli.outcome import Outcome
 from hf_clip_domain.errors import ClipDomainError
@@ -90,6 +91,7 @@ def run(argv: list[str]) -> int:
 def _parse(argv: list[str]) -> tuple[argparse.Namespace, RunOptions]:
     """The command's own options, and those of the run that tuned the first model, as changed on the command line."""
     parser = argparse.ArgumentParser(prog="hf-clip-domain merge", description=_DESCRIPTION, allow_abbrev=False)
+    complete(parser, "merge")
     parser.add_argument("base", metavar="BASE", help="The model before: Hub id, folder, or 'starter'.")
     parser.add_argument("tuned", metavar="TUNED", nargs="+", help="The model after, or several to make a soup of.")
     parser.add_argument("--output", required=True, help="Folder for the merged model and its card.")

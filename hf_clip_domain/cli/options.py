@@ -28,6 +28,8 @@ from hf_clip_domain.arguments import (
     DataArguments,
     ModelArguments,
 )
+from hf_clip_domain.cli.help import epilog
+from hf_clip_domain.cli.option_groups import group_by_purpose
 from hf_clip_domain.cli.sources import samples_name
 from hf_clip_domain.domains import Domain, load_domain
 from hf_clip_domain.errors import ClipDomainError
@@ -42,6 +44,11 @@ _KEEP_BEST = {"load_best_model_at_end": True, "metric_for_best_model": "text_to_
 _ADAPTER_RATE = 4
 # Of the towers the heads alone train: each picture and caption is then computed once, and a run takes minutes on a CPU.
 _HEADS_ALONE = ["vision", "text"]
+_DESCRIPTIONS = {
+    "train": "Adapt CLIP to a domain: score, train, score again, and save a model that CLIPModel loads. Defaults are "
+    "those of the given --domain and model, in brackets.",
+    "tune": "Search the loss's settings by short runs on the validation split, and write the best to tuned.yaml, for --config.",
+}
 _SMOKE = {
     "num_train_epochs": 1,
     "max_steps": 4,
@@ -88,14 +95,14 @@ class RunOptions:
         return command + yaml.safe_dump(settings, sort_keys=True, allow_unicode=True)
 
 
-def parse_options(argv: list[str]) -> RunOptions:
-    """Resolve the options of a training run.
+def parse_options(argv: list[str], command: str = "train") -> RunOptions:
+    """Resolve the options of a training run; `command` is whose `--help` it is.
 
     Raises:
         ClipDomainError: a `--config` file or domain that cannot be used, or settings that contradict each other.
         SystemExit: status 2 on wrong usage (an unknown option, a value of the wrong type), 0 after `--help`.
     """
-    parser = _parser()
+    parser = _parser(command)
     first = _parser(defaults_off=True).parse_known_args(argv)[0]
     said = vars(first)
     config = _read_config(said.pop("config"), parser) if "config" in said else {}
@@ -115,11 +122,12 @@ def parse_options(argv: list[str]) -> RunOptions:
     return RunOptions(_with_model_choice(model, data, domain), data, adaptation, training, domain, rest.smoke)
 
 
-def _parser(defaults_off: bool = False) -> HfArgumentParser:
+def _parser(command: str = "train", *, defaults_off: bool = False) -> HfArgumentParser:
     parser = HfArgumentParser(
         [ModelArguments, DataArguments, AdaptationArguments, ClipTrainingArguments],
-        prog="hf-clip-domain train",
-        description="Adapt CLIP to a domain: score, train, score again, and save a model that CLIPModel loads.",
+        prog=f"hf-clip-domain {command}",
+        description=_DESCRIPTIONS[command],
+        epilog=epilog(command),
         add_help=not defaults_off,
         allow_abbrev=False,
     )
@@ -135,6 +143,8 @@ def _parser(defaults_off: bool = False) -> HfArgumentParser:
         if defaults_off:
             # Only what was really said remains in the namespace, to tell it from a default.
             action.default, action.required = argparse.SUPPRESS, False
+    if not defaults_off:
+        group_by_purpose(parser)
     return parser
 
 

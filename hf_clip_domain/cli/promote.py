@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 
 from hf_clip_domain.cli.assembly import read_pairs
 from hf_clip_domain.cli.forgetting import read_probe
+from hf_clip_domain.cli.help import complete
 from hf_clip_domain.cli.options import RunOptions, parse_options
 from hf_clip_domain.domains import load_domain
 from hf_clip_domain.errors import ClipDomainError
@@ -194,6 +195,7 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(
         prog="hf-clip-domain promote", description=_DESCRIPTION, epilog=EXIT_CODES, allow_abbrev=False
     )
+    complete(parser, "promote")
     parser.add_argument("name", metavar="NAME", help="Of the registered model.")
     parser.add_argument(
         "--candidate",

@@ -29,7 +29,7 @@ def run(argv: list[str]) -> int:
     Raises:
         ClipDomainError: input that cannot be used, or a loss without a search space.
     """
-    options = parse_options(argv)
+    options = parse_options(argv, "tune")
     require("optuna", extra="tune")
     build_loss(options.training.loss, **(options.training.loss_settings or {}))
     with tracked(options, print) as tracker:

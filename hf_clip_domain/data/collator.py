@@ -36,6 +36,9 @@ class PairCollator:
         targets: with the one relation "caption" (the default) `(n,)` int64, equal for equal captions, which therefore
             never count as negatives of one another; with others a mapping of each relation to its `(n,)` ids, or
             `(n, f)` for "terms"; without any it is left out.
+
+    Raises:
+        ClipDomainError: an unknown padding, a length or multiple that is too small, or a tokenizer without a padding token.
     """
 
     def __init__(

@@ -34,6 +34,9 @@ class RetrievalEvaluator:
         name: prefix of the metrics, `"name/..."`.
         similarity: by which candidates are ranked, see `build_similarity`.
         progress: allow a progress bar (shown when embedding takes longer than two seconds).
+
+    Raises:
+        ClipDomainError: rows that cannot be had by position (a stream), or none.
     """
 
     def __init__(

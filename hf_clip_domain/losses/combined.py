@@ -74,6 +74,7 @@ class WeightedSum(nn.Module):
         return "; ".join(dict.fromkeys(filter(None, (getattr(loss, "source", "") for loss in self.losses))))
 
     def leave_bias_to_the_model(self) -> None:
+        """The model has a bias of its own: each term that has one gives it up."""
         for loss in self.losses:
             if hasattr(loss, "leave_bias_to_the_model"):
                 loss.leave_bias_to_the_model()

@@ -28,6 +28,9 @@ class InfoNCE(ContrastiveLoss):
         image_to_text_weight: share of the image-to-text direction, from 0 to 1.
         settings: those of `ContrastiveLoss`.
 
+    Raises:
+        ClipDomainError: a setting that is out of range; names it.
+
     Source: Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision", figure 3;
     Khosla et al. 2020, "Supervised Contrastive Learning", equation 2, for several positives.
     """

@@ -29,6 +29,9 @@ class Negatives:
         margin: in units of the similarity, above 0.
         beta: sharpness of the weighting, at least 0; 0 is "all".
         decoupled: leave the positives out of the denominator (Yeh et al. 2022, "Decoupled Contrastive Learning").
+
+    Raises:
+        ClipDomainError: an unknown kind, or a number out of these ranges.
     """
 
     kind: str = "all"

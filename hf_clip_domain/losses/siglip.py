@@ -28,6 +28,9 @@ class SigLIP(ContrastiveLoss):
             positive in a row: `-scale * mean similarity - log(n)`. (The paper's -10 belongs to its scale of 10.)
         settings: those of `ContrastiveLoss`.
 
+    Raises:
+        ClipDomainError: `decoupled` negatives, or a setting that is out of range.
+
     Source: Zhai et al. 2023, "Sigmoid Loss for Language Image Pre-Training", equation 1 and section 3.2.
     """
 

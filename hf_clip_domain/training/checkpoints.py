@@ -104,6 +104,24 @@ def choose_checkpoint(request: str | bool | None, output_dir: Path) -> Path | No
 
 
 @contextlib.contextmanager
+def explaining_another_run(folder: str | Path):
+    """Turn an optimizer state of other parameters into one sentence.
+
+    Raises:
+        ClipDomainError: the checkpoint's optimizer state does not fit the parameters that train now.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if "loaded state dict" not in str(error):
+            raise
+        raise ClipDomainError(
+            f"{folder} was written by a run in which other parameters train: resume with the model, --freeze, --adapter and "
+            f"--loss of that run, or begin a new run from its weights, by --model_name_or_path {folder}."
+        ) from error
+
+
+@contextlib.contextmanager
 def explaining_failures(folder: Path) -> Iterator[None]:
     """Turn a failure to write (a full disk, a quota) into one sentence that says what is still safe.
 

@@ -58,6 +58,11 @@ class ClipTrainer(Trainer):
     Batches are dictionaries of `pixel_values` (n, 3, h, w), `input_ids` (n, t), `attention_mask` (n, t) and
     optionally `targets`: `(n,)` integer ids, where rows of equal id are positives of one another, or a mapping of
     relations, see `hf_clip_domain.types.Loss`.
+
+    Raises:
+        ClipDomainError: several GPUs are visible to one process, the loss's settings do not fit each other, or
+            `feature_cache` and `resolutions` do not fit model and data; `train()` also where the training split is smaller
+            than a batch, or a checkpoint cannot be used.
     """
 
     # The loss is a mean over the batch, to be divided by the accumulation steps. Left unset, Trainer would take the
@@ -277,6 +282,10 @@ class ClipTrainer(Trainer):
         load_loss(self.model, Path(resume_from_checkpoint))
         if self.average is not None:
             self.average.load(Path(resume_from_checkpoint), self.model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        with checkpoints.explaining_another_run(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
 
     def _load_best_model(self):
         super()._load_best_model()

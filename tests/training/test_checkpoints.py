@@ -130,6 +130,14 @@ def test_a_path_without_checkpoint_is_an_error_that_lists_what_is_there(tmp_path
     assert checkpoints.choose_checkpoint(True, tmp_path / "new") is None
 
 
+def test_a_run_in_which_other_parameters_train_is_not_gone_on_with(tmp_path, clip, pairs):
+    make_trainer(tmp_path, clip, pairs, max_steps=2).train()
+    other = make_trainer(tmp_path, clip, pairs, max_steps=4)
+    other.model.vision_model.requires_grad_(False)
+    with pytest.raises(ClipDomainError, match="checkpoint-2 was written by a run in which other parameters train"):
+        other.train(resume_from_checkpoint=True)
+
+
 def test_the_newest_checkpoint_is_the_one_written_last(tmp_path, clip, pairs):
     """A fresh run in the folder of a longer, older one must not continue the older one."""
     make_trainer(tmp_path, clip, pairs, max_steps=6, save_steps=6).train()

@@ -170,6 +170,9 @@ class AsyncClient(_Base):
 
     Args:
         together: requests of one `embed_texts` or `embed_images` on their way at once.
+
+    Raises:
+        ClipDomainError: `together`, `timeout` or `batch_size` below what makes sense.
     """
 
     def __init__(self, *args: Any, together: int = 4, **options: Any) -> None:

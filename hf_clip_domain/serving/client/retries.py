@@ -25,6 +25,9 @@ class Retries:
         base: seconds; before attempt n + 1 up to `base * 2**(n - 1)` are drawn.
         longest: seconds of one wait; a server that asks for more gets no further attempt.
         draw: of random numbers from 0 to 1.
+
+    Raises:
+        ClipDomainError: fewer than one attempt, or negative seconds.
     """
 
     attempts: int = 5

@@ -47,6 +47,9 @@ class TemperatureSchedule(TrainerCallback):
         args: the fields named above.
         model: before any step of the run, also of a run that is resumed.
         similarity_gap: of the last step, for "adaptive".
+
+    Raises:
+        ClipDomainError: at the end of a step, "adaptive" with a loss that does not tell the gap.
     """
 
     def __init__(
