@@ -1,15 +1,15 @@
 """Training beside what one would use instead, on the same pairs, weights, batch and machine, in one run.
 
     python scripts/bench_training.py --data DATA/medical --domain medical    # all of it; the better part of an hour
-    python scripts/bench_training.py --data DATA/medical --domain medical --write README.md
+    python scripts/bench_training.py --data DATA/medical --domain medical --write README.md docs/peers.md
     python scripts/bench_training.py --sizes starter --batches 64 256 --seeds 0         # minutes, synthetic samples
-    python scripts/bench_training.py --sizes tiny --batches 16 32 --micro 8 --seeds     # to try the script
+    python scripts/bench_training.py --sizes tiny --batches 16 32 --micro 8 --seeds --reading 1     # to try the script
 
 The peers: transformers' Trainer with `CLIPModel`, as in its contrastive image-text example (captions padded to 77, one
 picture size, the batch at once); open_clip's own loop with `--accum-freq`; sentence-transformers' CLIP with its cached
 ranking loss. They run in environments of their own, made at the first call and kept (two, 1.7 GB each).
 
-Two things are measured, every run in a process of its own, the programs taking turns:
+Three things are measured, every run in a process of its own, the programs taking turns:
 
 1. The step: a fixed batch of prepared pixels and captions through each program's own loop (forward, loss, backward,
    AdamW), float32, all with the same micro-batch. Seconds are the median of the steps after the first; memory is the
@@ -18,7 +18,9 @@ Two things are measured, every run in a process of its own, the programs taking 
    has for it (the same for all). The recall is the best that the Trainer reaches after any of its epochs, on the test
    split; time is training alone, up to the first epoch that scores it.
 
---write puts both tables and the targets between the marks in a Markdown file.
+3. Reading photographs above a megapixel (synthetic ones), beside transformers' Pillow processor: `bench_data.py`.
+
+--write puts the tables `steps`, `recall` and `targets` between the marks of these names, in whichever file has them.
 """
 
 from __future__ import annotations
@@ -33,18 +35,18 @@ import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent / "peers"))  # the programs import each other by plain names
-
+from bench_data import beside_the_pillow_processor
+from data_path.pictures import synthetic
 from peers import tables
 from peers.environment import python_of
 from peers.inputs import write_inputs
 from peers.recall import recalls, test_rows
 from peers.reference import float64_gradient, relative_error
-from work import Work
+from peers.work import Work
 
 from hf_clip_domain.cli.options import parse_options
 
-PROGRAMS = {"plain": "plain.py", "open_clip": "open_clip_run.py", "sentence": "sentence.py", "ours": "ours.py"}
+# The program that goes this way, and the options of its command.
 WAYS = {
     "plain": ("plain", ()),
     "open_clip": ("open_clip", ()),
@@ -66,21 +68,31 @@ def main() -> None:
     parser.add_argument("--whole", type=float, default=12, help="GiB that a batch embedded at once may take")
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2], help="of the runs to a given recall")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="Markdown that has the marks")
+    parser.add_argument("--reading", type=int, default=5, metavar="ROUNDS", help="of reading pictures; 0 leaves it out")
+    parser.add_argument("--write", type=Path, nargs="+", default=[], metavar="FILE", help="Markdown that has the marks")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         steps = [line for size in options.sizes for line in bench_steps(Path(folder) / size, size, options)]
         runs = bench_recall(Path(folder) / "recall", options) if options.seeds else []
+        reading = bench_reading(Path(folder) / "photographs", options.reading) if options.reading else []
     parts = {
         "steps": tables.steps(steps),
         "recall": tables.recall(runs),
-        "targets": tables.targets(steps, runs, options.micro),
+        "targets": tables.targets(steps, runs, reading, options.micro),
     }
     today = datetime.date.today().isoformat()
     for name, table in parts.items():
         print(f"\n{table}")
-        if options.write:
-            tables.write(options.write, name, f"{table}\n\n{today}, {os.cpu_count()} CPU cores.")
+        tables.write(options.write, name, f"{table}\n\n{today}, {os.cpu_count()} CPU cores.")
+
+
+def bench_reading(folder: Path, rounds: int) -> list[dict]:
+    """Synthetic photographs above a megapixel, read by this package and by transformers' Pillow processor."""
+    folder.mkdir()
+    photographs = {
+        kind: files for kind, files in synthetic(folder, 3, 1.0).items() if files[0].stat().st_size > 500_000
+    }
+    return beside_the_pillow_processor(photographs, rounds)
 
 
 def bench_steps(folder: Path, size: str, options) -> list[dict]:
@@ -161,10 +173,11 @@ def run(program: str, work: Work) -> dict:
     out.mkdir(parents=True, exist_ok=True)
     told = out / "work.json"
     told.write_text(json.dumps(asdict(work)), encoding="utf-8")
-    file = Path(__file__).parent / "peers" / PROGRAMS[program]
     offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    environment = {**os.environ, **offline, "PYTHONPATH": str(Path(__file__).parents[1])}
-    done = subprocess.run([python_of(program), str(file), str(told)], env=environment, capture_output=True, text=True)
+    scripts = Path(__file__).resolve().parent
+    environment = {**os.environ, **offline, "PYTHONPATH": os.pathsep.join([str(scripts.parent), str(scripts)])}
+    command = [python_of(program), "-m", f"peers.{program}", str(told)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{program} failed:\n" + "\n".join(done.stderr.splitlines()[-15:]))
     return json.loads((out / "found.json").read_text(encoding="utf-8"))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from transformers import TrainerCallback
-from work import Meter
+
+from peers.work import Meter
 
 
 class Metered(TrainerCallback):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from hf_trainer import Metered, arguments
 from transformers import set_seed
-from work import Meter, Work, run
 
 from hf_clip_domain.arguments import ClipTrainingArguments
 from hf_clip_domain.cli.assembly import build_trainer, load_parts
@@ -14,6 +12,8 @@ from hf_clip_domain.losses import build_loss
 from hf_clip_domain.models.image_positions import at_image_size
 from hf_clip_domain.models.loading import load_model
 from hf_clip_domain.training import ClipTrainer
+from peers.hf_trainer import Metered, arguments
+from peers.work import Meter, Work, run
 
 
 def step(work: Work, meter: Meter) -> None:

@@ -6,9 +6,10 @@ Captions are padded to 77 tokens, pictures go through the model's own processor,
 from __future__ import annotations
 
 import torch
-from hf_trainer import Metered, arguments
 from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel, Trainer, TrainingArguments
-from work import DrawnPairs, Meter, Work, run
+
+from peers.hf_trainer import Metered, arguments
+from peers.work import DrawnPairs, Meter, Work, run
 
 
 def step(work: Work, meter: Meter) -> None:

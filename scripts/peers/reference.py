@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from transformers import AutoTokenizer, CLIPModel
-from work import Work
+
+from peers.work import Work
 
 PIECE = 16
 

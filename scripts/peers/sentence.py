@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import torch
 from datasets import Dataset
-from hf_trainer import Metered, arguments
 from PIL import Image  # noqa: F401  (the processor is the Pillow one)
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
-from work import DrawnPairs, Meter, Work, run
+
+from peers.hf_trainer import Metered, arguments
+from peers.work import DrawnPairs, Meter, Work, run
 
 
 def step(work: Work, meter: Meter) -> None:

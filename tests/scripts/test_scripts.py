@@ -59,7 +59,10 @@ def test_a_script_starts_and_its_first_lines_name_its_options(path, monkeypatch,
 
 @pytest.mark.parametrize("path", PARTS, ids=lambda path: str(path.relative_to(FOLDER)))
 def test_a_part_of_scripts_can_be_imported(path):
-    importlib.import_module(".".join(path.relative_to(FOLDER).with_suffix("").parts).removesuffix(".__init__"))
+    try:
+        importlib.import_module(".".join(path.relative_to(FOLDER).with_suffix("").parts).removesuffix(".__init__"))
+    except ModuleNotFoundError as error:  # a peer's program, which runs in an environment made for it
+        assert path.parent.name == "peers" and error.name in ("torchvision", "open_clip", "sentence_transformers")
 
 
 @pytest.mark.slow

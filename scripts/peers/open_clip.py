@@ -10,7 +10,8 @@ import sys
 from argparse import Namespace
 
 import torch
-from work import DrawnPairs, Meter, Work, run
+
+from peers.work import DrawnPairs, Meter, Work, run
 
 try:
     import torchvision  # noqa: F401
@@ -22,10 +23,11 @@ except RuntimeError:
         _declared.define(f"{_operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
 import open_clip
-from open_clip_model import as_open_clip, hugging_face_names
 from open_clip_train.scheduler import cosine_lr
 from open_clip_train.train import train_one_epoch
 from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
+
+from peers.open_clip_model import as_open_clip, hugging_face_names
 
 
 def step(work: Work, meter: Meter) -> None:

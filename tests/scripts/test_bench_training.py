@@ -1,0 +1,94 @@
+"""The comparison with peers: its reference, its own program, and what it says of the targets."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoTokenizer, CLIPModel
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+
+
+@pytest.fixture(scope="module")
+def bench():
+    sys.path.insert(0, str(SCRIPTS))
+    import bench_training
+
+    yield bench_training
+    sys.path.remove(str(SCRIPTS))
+
+
+@pytest.fixture(scope="module")
+def inputs(bench, tmp_path_factory):
+    from peers import inputs
+
+    folder = tmp_path_factory.mktemp("bench") / "tiny"
+    inputs.write_inputs(folder, "tiny", "scientific", None, 20)
+    return folder
+
+
+def test_the_reference_is_the_gradient_of_the_whole_batch(bench, inputs):
+    work = bench.Work("step", str(inputs), "", 20)
+    found = bench.float64_gradient(work)
+    pixels, texts = work.batch_inputs()
+    words = AutoTokenizer.from_pretrained(work.model)(
+        texts, padding="max_length", max_length=77, truncation=True, return_tensors="pt"
+    )
+    model = CLIPModel.from_pretrained(work.model, dtype=torch.float64)
+    model(pixel_values=pixels.double(), **words, return_loss=True).loss.backward()
+    plain = {name: p.grad for name, p in model.named_parameters()}
+    towers, scale = bench.relative_error(found, plain)
+    assert towers < 1e-12 and scale < 1e-12
+    plain["logit_scale"] = plain["logit_scale"] * 4
+    assert bench.relative_error(plain, found) == (pytest.approx(0, abs=1e-12), pytest.approx(3))
+
+
+@pytest.mark.slow
+def test_our_program_reports_its_step_and_has_the_references_gradient(bench, inputs, tmp_path):
+    work = bench.Work("step", str(inputs), str(tmp_path), 20, micro=6, gradient=True)
+    found = bench.run("ours", work)
+    assert found["seconds"] > 0 and found["mib"] > 0
+    towers, scale = bench.relative_error(bench.tables.gradient(str(tmp_path)), bench.float64_gradient(work))
+    assert towers < 1e-5 and scale < 1e-4
+
+
+def test_targets_are_met_or_missed_as_measured(bench):
+    steps = [
+        {"size": "s", "batch": batch, "program": program, "micro": micro, "pairs": pairs, "mib": mib}
+        for batch in (64, 256)
+        for program, micro, pairs, mib in [
+            ("plain", 0, 20.0, 10 * batch),
+            ("ours", 0, 20.0, 9 * batch),
+            ("sentence", 32, 15.0, 300),
+            ("ours", 32, 16.0 if batch == 64 else 14.0, 200),
+        ]
+    ] + [
+        {"size": "s", "batch": 1024, "program": name, "micro": 32, "pairs": 15.0, "mib": mib}
+        for name, mib in [("sentence", 900), ("ours", 1000)]
+    ]
+    runs = [
+        {"way": way, "seed": 0, "recall": recall, "epochs": [{"seconds": 10.0 * (e + 1) / speed} for e in range(3)]}
+        for way, recall, speed in [
+            ("plain", [1, 5, 4], 1),
+            ("ours, defaults", [2, 5, 6], 4),
+            ("open_clip", [1, 2, 3], 1),
+        ]
+    ]
+    text = bench.tables.targets(steps, runs, [{"kind": "big", "times": 1.5, "apart": 0.4}], 32)
+    verdicts = {line.split("|")[1].strip(): line for line in text.splitlines()[2:]}
+    assert "4.00 | met" in verdicts["time to the Trainer's recall, defaults: 3 times shorter"]
+    assert "1.43 (batch 256) | **missed**" in verdicts["s: a step in micro-batches at most 1.4 times the whole batch's"]
+    assert "1.07, 0.93, 1.00" in text and "1,000 of 900 MiB | **missed**" in text
+    assert "1,000 of 10,240 MiB | met" in text
+    assert "1.50 (big) | **missed**" in text and "0.40/255 | met" in text
+    assert "not reached" in bench.tables.recall(runs)
+
+
+def test_tables_go_between_their_marks_and_nowhere_else(bench, tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("a\n<!-- steps: start -->\nold\n<!-- steps: end -->\nb\n")
+    bench.tables.write([page], "steps", "| new |")
+    assert page.read_text() == "a\n<!-- steps: start -->\n| new |\n<!-- steps: end -->\nb\n"
+    with pytest.raises(SystemExit, match="no marks"):
+        bench.tables.write([page], "targets", "x")
