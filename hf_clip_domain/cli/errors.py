@@ -11,7 +11,13 @@ from hf_clip_domain.errors import ClipDomainError
 
 
 def run_cleanly(function: Callable[[Any], int], argument: Any) -> int:
-    """Call `function(argument)` and return the exit status: 0 done, 1 failed, 130 interrupted."""
+    """Call `function(argument)` and return the exit status: 0 done, 1 failed, 130 interrupted.
+
+    Modules of the user's (`--loss my_losses:Mine`) are found where the command runs, which Python itself searches for
+    scripts of that folder alone; last, so that a file there never stands for a library.
+    """
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
     try:
         return function(argument)
     except ClipDomainError as error:

@@ -78,3 +78,14 @@ def test_evaluate_scores_two_checkpoints_side_by_side(tmp_path, capsys):
     assert scores["before"] == scores["after"] and scores["after"]["candidates"] == 250
     printed = capsys.readouterr().out
     assert "synthetic" in printed and "Recall@10" in printed
+
+
+def test_a_loss_is_found_where_the_command_runs(tmp_path):
+    (tmp_path / "own_losses.py").write_text("class Mine:\n    def __init__(self, margin=0.0):\n        pass\n")
+    program = "import sys; from hf_clip_domain.cli.main import main; sys.exit(main())"
+    options = ["--domain", "industrial", "--loss", "own_losses:Mine", "--loss_settings", "{margn: 1}"]
+    # -P: as for the console script, the folder is not on Python's path by itself.
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", program, "train", *options], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 1 and "margn" in done.stderr and "margin" in done.stderr
