@@ -12,6 +12,7 @@ CPU = torch.device("cpu")
 
 
 def test_the_peak_of_a_block_is_seen_and_forgotten():
+    memory.release_free_blocks()  # those of earlier tests would be used again, and nothing be taken
     before = memory.used(CPU)
     with memory.Peak(CPU) as large:
         block = torch.ones(64 * 2**20 // 4)

@@ -149,7 +149,7 @@ def test_the_help_has_a_group_of_its_own(capsys):
     with pytest.raises(SystemExit):
         parse_options(["--help"])
     printed = capsys.readouterr().out
-    assert "adaptation" in printed and "--lora_towers" in printed
+    assert "what trains" in printed and "--lora_towers" in printed
 
 
 def test_an_adapter_learns_at_four_times_the_domains_rate_unless_told_otherwise():

@@ -138,12 +138,13 @@ def standardise(model, batch):
 
 
 def test_micro_batches_train_the_same_model(towers, batch, tmp_path):
-    models = [towers(), towers()]
+    models = [towers().double(), towers().double()]  # AdamW's first steps make much of what rounding leaves in float32
+    rows = Rows({name: value.double() if value.is_floating_point() else value for name, value in batch(32).items()})
     for model, size in zip(models, (None, 5), strict=True):
-        train(model, Rows(batch(32)), tmp_path, micro_batch_size=size)
+        train(model, rows, tmp_path, micro_batch_size=size)
     first, second = (model.state_dict() for model in models)
     for name, value in first.items():
-        torch.testing.assert_close(second[name], value, atol=2e-5, rtol=1e-3, msg=name)
+        torch.testing.assert_close(second[name], value, atol=1e-9, rtol=1e-7, msg=name)
 
 
 def test_training_with_frozen_towers_moves_the_heads_alone_and_learns(towers, batch, tmp_path):
