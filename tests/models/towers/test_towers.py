@@ -144,7 +144,7 @@ def test_micro_batches_train_the_same_model(towers, batch, tmp_path):
         train(model, rows, tmp_path, micro_batch_size=size)
     first, second = (model.state_dict() for model in models)
     for name, value in first.items():
-        torch.testing.assert_close(second[name], value, atol=1e-9, rtol=1e-7, msg=name)
+        torch.testing.assert_close(second[name], value, atol=1e-6, rtol=1e-5, msg=name)
 
 
 def test_training_with_frozen_towers_moves_the_heads_alone_and_learns(towers, batch, tmp_path):
