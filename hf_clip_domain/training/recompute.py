@@ -2,8 +2,8 @@
 
 torch's `checkpoint` does so by keeping the graph without its tensors. On a CPU the many small blocks of that graph come to
 lie between the large ones, which the C library then cannot use again: the peak was twice as high as it had to be. There
-the micro-batch is embedded without a graph, as in GradCache (Gao et al. 2021), inside one function whose inputs are the
-parameters, so that to autograd it is an ordinary operation.
+the graph ends with the micro-batch, as in GradCache (Gao et al. 2021), inside one function whose inputs are the parameters,
+so that to autograd it is an ordinary operation.
 """
 
 from __future__ import annotations
@@ -42,10 +42,11 @@ class _Recomputed(torch.autograd.Function):
         ctx.encode, ctx.chunk, ctx.parameters = encode, chunk, parameters
         ctx.random = torch.get_rng_state()
         ctx.autocast = {"enabled": torch.is_autocast_enabled("cpu"), "dtype": torch.get_autocast_dtype("cpu")}
-        # Lowered weights that are kept without their graph would be taken for those of the micro-batches with one.
-        with torch.autocast("cpu", **ctx.autocast, cache_enabled=False):
+        # With a graph, which ends here, since towers may choose another way without; and with weights lowered anew, since
+        # those that are kept would bring that graph to the other micro-batches.
+        with torch.enable_grad(), torch.autocast("cpu", **ctx.autocast, cache_enabled=False):
             results = encode(chunk)
-        return results if isinstance(results, tuple) else (results,)
+        return tuple(result.detach() for result in (results if isinstance(results, tuple) else (results,)))
 
     @staticmethod
     def backward(ctx, *gradients: torch.Tensor):

@@ -54,6 +54,13 @@ def test_no_graph_is_kept_and_random_draws_go_on_as_if_nothing_were_recomputed()
     assert all(p.grad is not None for p in tower.parameters())
 
 
+def test_a_tower_goes_the_same_way_both_times():
+    tower, ways = make_tower(), []
+    result = ours(tower)(lambda c: ways.append(torch.is_grad_enabled()) or tower(c["x"]), {"x": torch.randn(8, 6)})
+    result.sum().backward()
+    assert ways == [True, True]
+
+
 def test_a_frozen_tower_is_embedded_once():
     tower, calls = make_tower(), []
     result = recomputed(lambda c: calls.append(1) or tower(c["x"]), {"x": torch.randn(8, 6)}, [])

@@ -74,11 +74,15 @@ class FeatureMemo:
             self._bytes -= gone.nbytes
 
     def _fingerprint(self, tower: nn.Module) -> bytes:
-        """A digest of everything that decides the tower's answers, taken anew only when a weight was written to."""
+        """A digest of everything that decides the tower's answers, taken anew when a weight may have been written to.
+
+        A write leaves its mark in the version of a tensor, but not that of a fused optimizer.
+        """
         tensors = [*tower.parameters(), *tower.buffers()]
+        trains = any(tensor.requires_grad for tensor in tensors)
         marks = tuple((tensor.data_ptr(), tensor._version) for tensor in tensors)
         known = self._fingerprints.get(tower)
-        if known is None or known[0] != marks:
+        if known is None or known[0] != marks or trains:
             digest = hashlib.blake2b(tower.config.to_json_string(use_diff=False).encode())
             for tensor in tensors:
                 digest.update(str(tensor.dtype).encode())

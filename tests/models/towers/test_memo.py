@@ -64,6 +64,15 @@ def test_changed_weights_are_asked_anew_and_equal_ones_are_not():
     assert other.asked == 8
 
 
+def test_a_step_of_a_fused_optimizer_leaves_no_mark_and_is_noticed_all_the_same():
+    tower, memo, rows = Tower(), FeatureMemo(), torch.randn(2, 3)
+    memo.features(tower, list(rows), tower.of(rows))
+    tower(rows).sum().backward()
+    torch.optim.AdamW(tower.parameters(), lr=0.1, fused=True).step()
+    with torch.no_grad():
+        assert torch.equal(memo.features(tower, list(rows), tower.of(rows)), tower(rows))
+
+
 def test_what_was_unused_longest_goes_first_and_the_budget_holds():
     memo, tower, rows = FeatureMemo(capacity_bytes=3 * 8), Tower(), torch.randn(4, 3)
     ask(memo, tower, rows[:3])
