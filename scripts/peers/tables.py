@@ -79,11 +79,11 @@ def targets(lines: list[dict], runs: list[dict], reading: list[dict], micro: int
         ("ours, only short padding", 1.3),
     ):
         if any(line["way"] == way for line in runs):
-            by_seed = [one["ratio"] or 0.0 for one in ratios(runs, way)]
-            mean = statistics.mean(by_seed)
+            by_seed = [one["ratio"] for one in ratios(runs, way)]
+            mean = 0.0 if None in by_seed else statistics.mean(by_seed)
             add(
                 f"time to the Trainer's recall, {way.removeprefix('ours, ')}: {least:g} times shorter",
-                f"{mean:.2f}",
+                f"{mean:.2f}" if mean else "not reached",
                 mean >= least,
             )
     for size in dict.fromkeys(line["size"] for line in lines):
