@@ -136,7 +136,8 @@ def _address_space() -> int | None:
 def prepare_for_training() -> None:
     """Let the C library keep freed blocks for the next step, or give them back where the address space is limited.
 
-    By default glibc returns the largest ones to the system, which clears them again a moment later. `give_blocks_back` ends that where memory is short.
+    By default glibc returns the largest ones to the system, which clears them again a moment later.
+    `give_blocks_back` ends that where memory is short.
 
     In a limited address space the heap must not grow in the first place: scattered free blocks can be cleared of memory
     later, but they keep their addresses, and nothing else finds room.
