@@ -185,12 +185,15 @@ def beside_the_pillow_processor(kinds: dict[str, list[Path]], rounds: int) -> li
         torch.tensor(CLIPImageProcessorPil().image_std).view(3, 1, 1),
     )
     found = []
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in `main`, and as in a loader's worker
     for kind, files in kinds.items():
         seconds = measure(ways, files, rounds)
         speeds = [slow / fast for slow, fast in zip(seconds[PILLOW], seconds[EVALUATION], strict=True)]
         pictures = torch.stack([transform.evaluation(file) for file in files])
         apart = 255 * ((pictures - ways[PILLOW](files)).abs() * std).mean().item()
         found.append({"kind": kind, "times": statistics.median(speeds), "apart": apart})
+    torch.set_num_threads(threads)
     return found
 
 

@@ -31,6 +31,7 @@ from hf_clip_domain.arguments import (
 from hf_clip_domain.cli.help import epilog
 from hf_clip_domain.cli.option_groups import group_by_purpose
 from hf_clip_domain.cli.sources import samples_name
+from hf_clip_domain.device import find_device
 from hf_clip_domain.domains import Domain, load_domain
 from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.serving.registry import find_version, is_registered, pinned
@@ -178,6 +179,12 @@ def _read_config(file: str, parser: HfArgumentParser) -> dict[str, Any]:
     return settings
 
 
+def _loader_workers(chosen: dict[str, Any]) -> int:
+    """Half the cores; a quarter where the model computes on them too, and waits for its slowest thread."""
+    on_cpu = find_device(use_cpu=bool(chosen.get("use_cpu"))).type == "cpu"
+    return min(4, (os.cpu_count() or 1) // (4 if on_cpu else 2))
+
+
 def _domain_defaults(domain: Domain, chosen: dict[str, Any]) -> dict[str, Any]:
     """Defaults of the run for this domain and model, less what was chosen in the command line or the file."""
     model = chosen.get("model_name_or_path", None if chosen.get("dataset") else STARTER)
@@ -191,7 +198,7 @@ def _domain_defaults(domain: Domain, chosen: dict[str, Any]) -> dict[str, Any]:
         "live_page": True,
         "report_to": "mlflow" if os.environ.get("MLFLOW_TRACKING_URI") else "none",
         "dataloader_pin_memory": torch.cuda.is_available(),
-        "dataloader_num_workers": min(4, (os.cpu_count() or 1) // 2),
+        "dataloader_num_workers": _loader_workers(chosen),
         **(_EVERY_FIFTH if chosen.get("streaming") else _EVERY_EPOCH),
         **domain.training,
         **(domain.training_starter if model == STARTER else {}),

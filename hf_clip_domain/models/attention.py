@@ -1,9 +1,13 @@
-"""Whether a tower's attention goes in slices: only where the plain way would hold more scores than there is room for.
+"""How a tower computes its attention: torch's way, but where another takes less memory or less time.
+
+In slices, only where the plain way would hold more scores than there is room for.
 
 The plain way is torch's `scaled_dot_product_attention`. Where it has a fused kernel (CUDA; a CPU without dropout) no
 scores are held and nothing is to be saved. Where it has none (Apple's MPS; dropout on a CPU) they are, of every layer
 in training: those are the calls that may be sliced. A pure function of shapes and budget decides, so that a call
 repeated by activation checkpointing goes the same way again.
+
+By batched products, in bfloat16 on a CPU, where the tokens are few (`short_attention.py`).
 
 It is done by an attention implementation of transformers whose name carries the budget. Names of implementations are
 not saved: the saved model is an ordinary one.
@@ -23,6 +27,7 @@ from transformers.masking_utils import sdpa_mask
 from hf_clip_domain import memory
 from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.models.attention_slices import bytes_of_scores, sliced_attention
+from hf_clip_domain.models.short_attention import is_short, short_attention
 
 AUTO, OFF = "auto", "off"
 _PREFIX = "sliced_"
@@ -97,13 +102,15 @@ def _attention(
     """Attention for transformers: `(b, h, q, d)`, `(b, h, k, d)` twice `-> (b, q, h, d)`, and no weights."""
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     causal = causal and attention_mask is None and query.shape[2] > 1
-    if _can_slice(query, key, attention_mask, kwargs):
+    if _is_ordinary(query, key, attention_mask, kwargs):
         budget = _automatic(query.device) if budget is None else budget
         large = scores_of_tower(module, query, key, dropout) > budget
         if large and _holds_scores(query, key, value, attention_mask, dropout, causal):
             slice_budget = min(budget, _LARGEST_SLICE)
             settings = {"dropout": dropout, "scale": scaling, "causal": causal}
             return sliced_attention(query, key, value, attention_mask, budget=slice_budget, **settings), None
+        if not large and is_short(query, key, attention_mask, dropout):
+            return short_attention(query, key, value, attention_mask, scale=scaling, causal=causal), None
     plain = AttentionInterface()["sdpa"]
     settings = {"dropout": dropout, "scaling": scaling, "is_causal": is_causal}
     return plain(module, query, key, value, attention_mask, **settings, **kwargs)
@@ -118,7 +125,7 @@ def scores_of_tower(module: nn.Module, query: torch.Tensor, key: torch.Tensor, d
     return at_most + (layers - 1) * kept * training
 
 
-def _can_slice(query, key, mask, kwargs) -> bool:
+def _is_ordinary(query, key, mask, kwargs) -> bool:
     """Whether this is the ordinary attention of an encoder, computed now and not traced for a compiler or an export."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False

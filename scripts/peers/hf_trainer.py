@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from transformers import TrainerCallback
 
 from peers.work import Meter
@@ -10,8 +12,8 @@ from peers.work import Meter
 class Metered(TrainerCallback):
     """Times every step of a "step" run, and every epoch of an "adapt" run."""
 
-    def __init__(self, meter: Meter, model) -> None:
-        self.meter, self.model = meter, model
+    def __init__(self, meter: Meter, model, save: Callable[[str], object] | None = None) -> None:
+        self.meter, self.model, self.save = meter, model, save or model.save_pretrained
         self.steps = meter.work.mode == "step"
 
     def on_train_begin(self, args, state, control, optimizer=None, **kwargs):
@@ -27,7 +29,7 @@ class Metered(TrainerCallback):
 
     def on_epoch_end(self, args, state, control, **kwargs):
         if not self.steps:
-            self.meter.epoch(self.model.save_pretrained)
+            self.meter.epoch(self.save)
 
 
 def arguments(work, **more) -> dict:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 from transformers import set_seed
 
 from hf_clip_domain.arguments import ClipTrainingArguments
@@ -43,8 +45,14 @@ def adapt(work: Work, meter: Meter) -> None:
         model, processor = at_image_size(model, processor, options.training.resolutions[-1])
     loss = build_loss(options.training.loss, **(options.training.loss_settings or {}))
     trainer = build_trainer(model, processor, pairs, options, loss)
-    trainer.add_callback(Metered(meter, trainer.model))
+    trainer.add_callback(Metered(meter, trainer.model, lambda folder: _save(trainer, folder)))
     trainer.train()
+
+
+def _save(trainer: ClipTrainer, folder: str) -> None:
+    """What the run would score and keep at this epoch: the average of the weights, where there is one."""
+    with trainer.average.in_place(trainer.model) if trainer.average else nullcontext():
+        trainer.model.save_pretrained(folder)
 
 
 if __name__ == "__main__":

@@ -25,15 +25,15 @@ def recalls(out: Path, epochs: int, domain: str, rows) -> list[float]:
     """
     _, processor = load_model("starter")
     views = [load_domain(domain), load_domain("general")]
+    evaluators = [RetrievalEvaluator(rows, processor, domain=view, progress=False) for view in views]
     found = []
     for epoch in range(1, epochs + 1):
         model = CLIPModel.from_pretrained(out / f"epoch-{epoch}").eval()
-        found.append(max(_score(model, processor, view, rows) for view in views))
+        found.append(max(_mean_recall(evaluator(model)) for evaluator in evaluators))
     return found
 
 
-def _score(model, processor, domain, rows) -> float:
-    scores = RetrievalEvaluator(rows, processor, domain=domain, progress=False)(model)
+def _mean_recall(scores: dict[str, float]) -> float:
     return 50 * (scores["image_to_text/recall@10"] + scores["text_to_image/recall@10"])
 
 
