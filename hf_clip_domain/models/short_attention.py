@@ -1,8 +1,8 @@
 """Attention over few tokens in bfloat16 on a CPU, by batched matrix products.
 
-torch's fused kernel for CPUs goes through the keys in blocks, which pays for long sequences. Its backward pass in bfloat16
-is several times slower than in float32, and for the 50 tokens of a ViT-B/32 or a caption's 77 it takes longer than all else
-in the layer. Here the scores of a batch are one product, which the processor's bfloat16 instructions compute.
+torch's fused kernel for CPUs goes through the keys in blocks, which pays for long sequences; for the 50 tokens of a
+ViT-B/32 or a caption's 77 its backward pass is several times slower than batched matrix products, which the processor's
+bfloat16 instructions compute (docs/attention.md has the measurement).
 
 Source: Vaswani et al. 2017, "Attention Is All You Need", arXiv 1706.03762, eq. 1.
 """

@@ -1,6 +1,7 @@
 """Command line over file over domain over default; and nothing misspelt slips through."""
 
 import pytest
+import torch
 import yaml
 
 from hf_clip_domain.cli.assembly import load_parts
@@ -112,3 +113,10 @@ def test_attention_slicing_reaches_the_model(tmp_path):
     model, *_ = load_parts(options, lambda _: None)
     assert model.config.text_config._attn_implementation == model.config.vision_config._attn_implementation
     assert model.config.vision_config._attn_implementation == "sliced_64"
+
+
+@pytest.mark.parametrize(("device", "cores", "workers"), [("cpu", 2, 0), ("cpu", 8, 2), ("mps", 8, 4), ("cuda", 64, 4)])
+def test_loader_workers_leave_a_cpu_that_trains_its_cores(monkeypatch, device, cores, workers):
+    monkeypatch.setattr("hf_clip_domain.cli.options.find_device", lambda **kwargs: torch.device(device))
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    assert parse_options(["--domain", "medical", "--use_cpu", "true"]).training.dataloader_num_workers == workers
