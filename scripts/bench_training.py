@@ -53,6 +53,7 @@ WAYS = {
     "open_clip": ("open_clip", ()),
     "sentence": ("sentence", ()),
     "ours, defaults": ("ours", ()),
+    "ours, and Muon": ("ours", ("--muon_ratio", "16")),
     "ours, and small pictures first": ("ours", ("--resolutions", "96,128", "--resolution_warmup", "0.5")),
     "ours, only short padding": ("ours", ("--precision", "fp32")),
 }
@@ -63,7 +64,7 @@ def main() -> None:
     parser.add_argument("--data", help="a folder or file of pairs. Default: the domain's embedded synthetic samples")
     parser.add_argument("--domain", default="scientific")
     parser.add_argument("--sizes", nargs="*", default=["starter", "vit-b32"], choices=["starter", "vit-b32", "tiny"])
-    parser.add_argument("--batches", nargs="+", type=int, default=[64, 256, 1024])
+    parser.add_argument("--batches", nargs="+", type=int, default=[32, 64, 256, 1024])
     parser.add_argument(
         "--vit_b32_up_to", type=int, default=1024, help="its largest batch; 1,024 take 8 minutes a step"
     )
@@ -130,7 +131,7 @@ def _steps(size: str, batch: int, asked: int) -> int:
     """Fewer where a step takes long on a CPU: its warming up counts little then."""
     if size == "vit-b32":
         return min(asked, 2) if batch < 256 else 1
-    return asked if batch < 1000 else 1
+    return asked if batch < 1000 else min(asked, 3)
 
 
 def _affords_float64(size: str, batch: int) -> bool:

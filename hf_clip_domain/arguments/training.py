@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from transformers import TrainingArguments
 
+from hf_clip_domain.arguments.muon import check_muon
 from hf_clip_domain.arguments.resolutions import SCHEDULES, check_resolutions, read_resolutions
 from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.models.image_sizes import parse_sizes
@@ -134,6 +135,13 @@ class ClipTrainingArguments(TrainingArguments):
             "layers at the full rate. Usual: 0.65 to 0.9. Default: one rate for all."
         },
     )
+    muon_ratio: float | None = field(
+        default=None,
+        metadata={
+            "help": "Train the matrices of the towers' layers by Muon, at so many times the learning rate, such as 16, and "
+            "all else by AdamW: learns more in few steps, and forgets more. Default: AdamW for all."
+        },
+    )
     ema_decay: float | None = field(
         default=None,
         metadata={
@@ -256,6 +264,7 @@ class ClipTrainingArguments(TrainingArguments):
             raise ClipDomainError(
                 f"--layerwise_learning_rate_decay {self.layerwise_learning_rate_decay}: expected a share above 0, at most 1."
             )
+        check_muon(self)
         if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
             raise ClipDomainError(f"--ema_decay {self.ema_decay}: expected a share from 0 to below 1, such as 0.999.")
         if (self.activation_checkpointing_kwargs or {}).get("use_reentrant"):

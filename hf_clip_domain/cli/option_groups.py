@@ -16,7 +16,7 @@ PURPOSES: dict[str, str] = {
     "validation_fraction test_fraction max_bad_fraction captions dataloader_num_workers",
     "what trains": "adapter lora_rank lora_alpha lora_dropout lora_towers save_adapter freeze",
     "how long, how fast": "per_device_train_batch_size num_train_epochs max_steps learning_rate lr_scheduler_type "
-    "warmup_steps weight_decay max_grad_norm layerwise_learning_rate_decay ema_decay early_stopping_patience",
+    "warmup_steps weight_decay max_grad_norm layerwise_learning_rate_decay muon_ratio ema_decay early_stopping_patience",
     "loss and temperature": "loss loss_settings loss_learning_rate temperature_schedule temperature final_temperature "
     "temperature_warmup temperature_gap",
     "search of the loss's settings": "auto_tune_loss auto_tune_minutes auto_tune_trials auto_tune_epochs",

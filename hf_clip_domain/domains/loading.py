@@ -21,6 +21,7 @@ OWN_TRAINING_FIELDS = {
     "micro_batch_size": int,
     "early_stopping_patience": int,
     "loss_learning_rate": float,
+    "muon_ratio": float,
     "image_sizes": list,
     "temperature_schedule": str,
     "temperature": float,

@@ -22,11 +22,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from hf_clip_domain import memory
 from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.models.dual_encoder import features, find_logit_bias, find_logit_scale
 from hf_clip_domain.models.image_positions import accept_any_size
 from hf_clip_domain.training.loss_module import LOSS_MODULE
 from hf_clip_domain.training.recompute import recomputed
+
+_MANY = 16  # micro-batches, of which recomputing one more part costs a hundredth of a step
 
 
 @dataclass(frozen=True)
@@ -141,7 +144,8 @@ def embed_in_micro_batches(
         size: rows a micro-batch; `None` or at least `n` embeds all at once, with nothing recomputed.
         kept: micro-batches, at least one, whose activations are kept rather than recomputed. They are the last ones:
             backward begins with those, so that their activations are gone before the first one is recomputed. Keeping
-            a single one is therefore free.
+            a single one is therefore nearly free: it holds all towers at once, a recomputed one holds one at a time.
+            Of many micro-batches, where that saves next to no time, only the last tower of the last one is kept.
 
     Returns:
         For each tower `(n, d)`, or `(r, n, d)` of images at several sizes.
@@ -149,6 +153,7 @@ def embed_in_micro_batches(
     n = len(inputs["image_features" if "image_features" in inputs else "pixel_values"])
     starts = range(0, n, n if size is None else min(size, n))
     found: list[list[torch.Tensor]] = []
+    lean = torch.is_grad_enabled() and kept == 1 and len(starts) >= _MANY
     for place, start in enumerate(starts):
         rows = slice(start, start + starts.step)
         chunk = {
@@ -157,9 +162,14 @@ def embed_in_micro_batches(
         }
         again = torch.is_grad_enabled() and place < len(starts) - kept
         embeddings = [
-            (recomputed(tower.encode, chunk, tower.parameters) if again else tower.encode(chunk)) for tower in towers
+            recomputed(tower.encode, chunk, tower.parameters)
+            if again or (lean and tower is not towers[-1])
+            else tower.encode(chunk)
+            for tower in towers
         ]
         found.append([part for parts in embeddings for part in (parts if isinstance(parts, tuple) else (parts,))])
+    if lean:  # what the forward passes left scattered in the heap would lie beside what the backward passes take
+        memory.release_free_blocks()
     return tuple(torch.cat(parts, dim=-2) for parts in zip(*found, strict=True))
 
 

@@ -16,6 +16,7 @@ from torch import nn
 
 from hf_clip_domain import memory
 from hf_clip_domain.errors import ClipDomainError
+from hf_clip_domain.training.muon import MuonAdamW
 from hf_clip_domain.training.replay import free_memory, is_out_of_memory
 
 _TRIES = 3
@@ -24,12 +25,12 @@ _TRIES = 3
 def install_step_replay(optimizer: torch.optim.Optimizer, tell: Callable[[str], None]) -> None:
     """Make `optimizer.step()` survive a shortage of memory, as far as freeing what nobody uses helps.
 
-    Of torch's own optimizers only, whose groups do not know of one another.
+    Of torch's own optimizers and Muon only, whose groups do not know of one another.
 
     Raises (from `step`):
         ClipDomainError: it does not help, or a parameter was left half changed.
     """
-    if not type(optimizer).__module__.startswith("torch.optim"):
+    if not (type(optimizer).__module__.startswith("torch.optim") or isinstance(optimizer, MuonAdamW)):
         return
     plain = optimizer.step
 
@@ -115,5 +116,9 @@ def state_to_come(optimizer: torch.optim.Optimizer | None) -> int:
     if optimizer is None or optimizer.state:
         return 0
     moments = 2 if "betas" in optimizer.defaults else int(bool(optimizer.defaults.get("momentum")))
-    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
-    return moments * sum(parameter.nbytes for parameter in parameters)
+    return sum(
+        (1 if group.get("muon") else moments) * parameter.nbytes
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+        if parameter.requires_grad
+    )

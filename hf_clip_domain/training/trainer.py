@@ -29,6 +29,7 @@ from hf_clip_domain.training.feature_cache import FeatureCache
 from hf_clip_domain.training.loss_module import attach_loss, load_loss, save_loss, without_loss
 from hf_clip_domain.training.memory_model import MemoryModel
 from hf_clip_domain.training.micro_batching import install_embedding_forward
+from hf_clip_domain.training.muon import MuonAdamW, train_matrices_by_muon
 from hf_clip_domain.training.news import RunNews
 from hf_clip_domain.training.objective import LoggedParts, whole_batch_loss
 from hf_clip_domain.training.optimizer_step import install_step_replay, state_to_come
@@ -140,6 +141,8 @@ class ClipTrainer(Trainer):
         if self.optimizer is None:
             with without_loss(self.model) as loss, naming_missing_packages(self.args):
                 super().create_optimizer(model)
+                if self.args.muon_ratio is not None:
+                    train_matrices_by_muon(self.optimizer, self.model, self.args.muon_ratio)
                 if self.args.layerwise_learning_rate_decay is not None:
                     decay_by_depth(self.optimizer, self.model, self.args.layerwise_learning_rate_decay)
             if loss is not None:  # a handful of numbers, to which the rate of a pretrained tower means standing still
@@ -148,6 +151,13 @@ class ClipTrainer(Trainer):
                 self.optimizer.add_param_group(group)
             install_step_replay(self.optimizer, functools.partial(self._tell, "out_of_memory"))
         return self.optimizer
+
+    @staticmethod
+    def get_optimizer_cls_and_kwargs(args, model=None):
+        optimizer, settings = Trainer.get_optimizer_cls_and_kwargs(args, model)
+        if getattr(args, "muon_ratio", None) is None:
+            return optimizer, settings
+        return MuonAdamW, {**settings, "dtype": torch.bfloat16 if args.bf16 else torch.float32}
 
     # One step
 

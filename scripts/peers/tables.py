@@ -75,6 +75,7 @@ def targets(lines: list[dict], runs: list[dict], reading: list[dict], micro: int
 
     for way, least in (
         ("ours, defaults", 3.0),
+        ("ours, and Muon", 3.0),
         ("ours, and small pictures first", 3.0),
         ("ours, only short padding", 1.3),
     ):

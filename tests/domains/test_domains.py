@@ -3,7 +3,6 @@
 import dataclasses
 
 import pytest
-from transformers import TrainingArguments
 
 from hf_clip_domain.arguments import ClipTrainingArguments
 from hf_clip_domain.domains import Domain, available_domains, load_domain
@@ -28,7 +27,7 @@ def test_preset_is_complete_and_usable(name, tmp_path):
     assert domain.name == name and domain.title and domain.description
     assert len(domain.prompts) >= 6 and len(domain.classes) >= 8 and domain.metrics
     for section in (domain.training, domain.training_starter, domain.training_towers):
-        TrainingArguments(output_dir=str(tmp_path), use_cpu=True, **section)  # refuses unknown names
+        ClipTrainingArguments(output_dir=str(tmp_path), use_cpu=True, **section)  # refuses unknown names
 
 
 @pytest.mark.parametrize("name", available_domains())

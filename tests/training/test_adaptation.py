@@ -75,6 +75,7 @@ WAYS = {
     "frozen": (lambda: frozen("vision", "text:1", dropout=0.1), {}),
     "depth": (base, {"layerwise_learning_rate_decay": 0.5}),
     "average": (base, {"ema_decay": 0.9}),
+    "muon": (base, {"muon_ratio": 4.0, "layerwise_learning_rate_decay": 0.5}),
     "all together": (adapted, {"layerwise_learning_rate_decay": 0.5, "ema_decay": 0.9, "optim": "adafactor"}),
 }
 

@@ -41,6 +41,19 @@ def test_gradient_equals_full_batch_in_fp32(clip, batch, tmp_path, size):
     assert relative_error(grads, reference) < 1e-5
 
 
+def test_of_many_micro_batches_one_tower_at_a_time_is_in_memory(clip, batch, tmp_path, monkeypatch):
+    model, counts = clip().double(), {"vision": 0, "text": 0}
+    for tower in counts:
+        layer = getattr(model, f"{tower}_model").encoder.layers[0]
+        layer.register_forward_hook(lambda *_, tower=tower: counts.update({tower: counts[tower] + 1}))
+    reference, _ = gradients(model, [batch(24, dtype=torch.float64)], tmp_path)
+    for size, expected in ((2, {"vision": 23, "text": 23}), (1, {"vision": 48, "text": 47})):
+        counts.update(vision=0, text=0)
+        grads, _ = gradients(model, [batch(24, dtype=torch.float64)], tmp_path, micro_batch_size=size)
+        assert counts == expected
+        assert relative_error(grads, reference) < 1e-10
+
+
 def test_gradient_equals_full_batch_in_float64(clip, batch, tmp_path):
     model, whole = clip().double(), [batch(24, dtype=torch.float64)]
     reference, _ = gradients(model, whole, tmp_path)
