@@ -21,6 +21,9 @@ Three things are measured, every run in a process of its own, the programs takin
 
 3. Reading photographs above a megapixel (synthetic ones), beside transformers' Pillow processor: `bench_data.py`.
 
+--keep FILE notes every measurement as it is made; a run that was stopped goes on from there. Two cores that do something
+else spoil what is measured meanwhile: take its lines out of the file, and run again.
+
 --write puts the tables `steps`, `recall` and `targets` between the marks of these names, in whichever file has them.
 """
 
@@ -75,7 +78,11 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2], help="of the runs to a given recall")
     parser.add_argument("--reading", type=int, default=5, metavar="ROUNDS", help="of reading pictures; 0 leaves it out")
     parser.add_argument("--write", type=Path, nargs="+", default=[], metavar="FILE", help="Markdown that has the marks")
+    parser.add_argument(
+        "--keep", type=Path, metavar="FILE", help="of measurements, one a line; those in it are not made anew"
+    )
     options = parser.parse_args()
+    options.kept = Kept(options.keep)
     with tempfile.TemporaryDirectory() as folder:
         steps = [line for size in options.sizes for line in bench_steps(Path(folder) / size, size, options)]
         runs = bench_recall(Path(folder) / "recall", options) if options.seeds else []
@@ -107,19 +114,22 @@ def bench_steps(folder: Path, size: str, options) -> list[dict]:
     lines: list[dict] = []
     for batch in batches:
         base = Work("step", str(folder), "", batch, steps=_steps(size, batch, options.steps))
-        true = float64_gradient(base) if _affords_float64(size, batch) else None
+        true = None
         whole_fits = _expected_gib(lines, size, batch) <= options.whole
         for program, micro in [*([("plain", 0), ("ours", 0)] if whole_fits else []), *_cut(batch, options.micro)]:
+            line = {"size": size, "batch": batch, "program": program, "micro": micro}
+            if known := options.kept.line(line):
+                lines.append(known)
+                continue
             work = replace(base, micro=micro, out=str(folder / f"{program}-{batch}-{micro}"))
             found = run(program, work)
-            line = {"size": size, "batch": batch, "program": program, "micro": micro}
             line |= {"pairs": batch / found["seconds"], "mib": found["mib"], "error": None, "scale": None}
-            if true is not None:
-                kept = replace(work, out=work.out + "-gradient", steps=1, gradient=True)
-                run(program, kept)
-                line["error"], line["scale"] = relative_error(tables.gradient(kept.out), true)
-            lines.append(line)
-            print(json.dumps(line), file=sys.stderr, flush=True)
+            if _affords_float64(size, batch):
+                true = float64_gradient(base) if true is None else true
+                again = replace(work, out=work.out + "-gradient", steps=1, gradient=True)
+                run(program, again)
+                line["error"], line["scale"] = relative_error(tables.gradient(again.out), true)
+            lines.append(options.kept.add(line))
     return lines
 
 
@@ -167,13 +177,36 @@ def bench_recall(folder: Path, options) -> list[dict]:
     lines = []
     for seed in options.seeds:
         for way in options.ways:
+            if known := options.kept.line({"way": way, "seed": seed}):
+                lines.append(known)
+                continue
             program, extra = WAYS[way]
             one = replace(work, out=str(folder / f"{way}-{seed}"), seed=seed, options=extra)
             epochs = run(program, one)["epochs"]
             scores = recalls(Path(one.out), len(epochs), domain, rows)
-            lines.append({"way": way, "seed": seed, "recall": scores, "epochs": epochs})
-            print(json.dumps(lines[-1]), file=sys.stderr, flush=True)
+            lines.append(options.kept.add({"way": way, "seed": seed, "recall": scores, "epochs": epochs}))
     return lines
+
+
+class Kept:
+    """Measurements as they are made, told on standard error and kept in `file`, one JSON object a line."""
+
+    def __init__(self, file: Path | None) -> None:
+        self.file = file
+        there = file.read_text(encoding="utf-8").splitlines() if file and file.exists() else []
+        self.lines: list[dict] = [json.loads(line) for line in there]
+
+    def line(self, what: dict) -> dict | None:
+        """The measurement of this, if there is one."""
+        return next((line for line in self.lines if what.items() <= line.items()), None)
+
+    def add(self, line: dict) -> dict:
+        text = json.dumps(line)
+        print(text, file=sys.stderr, flush=True)
+        if self.file:
+            with self.file.open("a", encoding="utf-8") as stream:
+                stream.write(text + "\n")
+        return line
 
 
 def run(program: str, work: Work) -> dict:

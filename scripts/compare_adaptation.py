@@ -33,6 +33,7 @@ WAYS = {
     "biases and norms": ["--freeze", "all_but_biases_and_norms"],
     "rates by depth 0.8": ["--layerwise_learning_rate_decay", "0.8"],
     "average 0.99": ["--ema_decay", "0.99"],
+    "muon": ["--muon_ratio", "16"],
     "adafactor": ["--optim", "adafactor"],
     "checkpointing": ["--gradient_checkpointing", "true"],
 }

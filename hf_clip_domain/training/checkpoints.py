@@ -116,8 +116,9 @@ def explaining_another_run(folder: str | Path):
         if "loaded state dict" not in str(error):
             raise
         raise ClipDomainError(
-            f"{folder} was written by a run in which other parameters train: resume with the model, --freeze, --adapter and "
-            f"--loss of that run, or begin a new run from its weights, by --model_name_or_path {folder}."
+            f"{folder} was written by a run in which other parameters train, or train otherwise: resume with the model, "
+            f"--freeze, --adapter, --loss and --muon_ratio of that run, or begin a new run from its weights, by "
+            f"--model_name_or_path {folder}."
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Two processes train adapters and partly frozen models as one process with the doubled batch does."""
+"""Two processes train adapters, partly frozen models and by Muon as one process with the doubled batch does."""
 
 import os
 import socket
@@ -28,6 +28,7 @@ PROGRAM = textwrap.dedent(
     for way, (make, settings) in {
         "lora": (ways.adapted, {"ema_decay": 0.9}),
         "frozen": (lambda: ways.frozen("vision", "text:1"), {"layerwise_learning_rate_decay": 0.5}),
+        "muon": (ways.base, {"muon_ratio": 4.0}),
         "checkpointed": (lambda: ways.frozen("vision:1"), {"gradient_checkpointing": True}),
         "checkpointed lora": (ways.adapted, {"gradient_checkpointing": True}),
     }.items():
@@ -67,6 +68,6 @@ def launch(tmp_path, processes, batch):
 @pytest.mark.slow
 def test_two_processes_equal_one_with_the_doubled_batch(tmp_path):
     one, two = launch(tmp_path, 1, 16), launch(tmp_path, 2, 8)
-    assert one.keys() == two.keys() and len({name.split()[0] for name in one}) == 3
+    assert one.keys() == two.keys() and len({name.split()[0] for name in one}) == 4
     difference = {name: (one[name].double() - two[name].double()).abs().max().item() for name in one}
     assert max(difference.values()) < 1e-5, max(difference, key=difference.get)

@@ -7,6 +7,7 @@ from transformers import VisionTextDualEncoderConfig, VisionTextDualEncoderModel
 from hf_clip_domain.arguments import ClipTrainingArguments
 from hf_clip_domain.errors import ClipDomainError
 from hf_clip_domain.training import ClipTrainer
+from hf_clip_domain.training.micro_batching import by_length
 
 
 def gradients(model, batches, tmp_path, **settings):
@@ -52,6 +53,37 @@ def test_of_many_micro_batches_one_tower_at_a_time_is_in_memory(clip, batch, tmp
         grads, _ = gradients(model, [batch(24, dtype=torch.float64)], tmp_path, micro_batch_size=size)
         assert counts == expected
         assert relative_error(grads, reference) < 1e-10
+
+
+def of_all_lengths(whole, longest=12):
+    """The same captions, ending at 3 to `longest` tokens and padded behind."""
+    ids, mask = whole["input_ids"].clone(), whole["attention_mask"].clone()
+    for row in range(len(ids)):
+        end = 3 + 7 * row % (longest - 2)
+        ids[row, end - 1], ids[row, end:], mask[row, end:] = 98, 0, 0
+    return {**whole, "input_ids": ids, "attention_mask": mask}
+
+
+@pytest.mark.parametrize(("size", "widths"), [(6, [8, 8, 12, 12]), (9, [8, 12, 12]), (24, [12])])
+def test_captions_of_like_length_share_a_micro_batch(clip, batch, tmp_path, size, widths):
+    model, whole = clip().double(), of_all_lengths(batch(24, dtype=torch.float64))
+    reference, loss = gradients(model, [whole], tmp_path)
+    seen = []
+    handle = model.text_model.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+    )
+    grads, same = gradients(model, [whole], tmp_path, micro_batch_size=size)
+    handle.remove()
+    assert seen[: len(widths)] == widths
+    assert relative_error(grads, reference) < 1e-10
+    torch.testing.assert_close(loss, same, rtol=1e-10, atol=0)
+
+
+def test_the_length_of_a_caption_goes_to_its_last_token():
+    mask = torch.zeros(5, 20, dtype=torch.int64)
+    mask[0, :3], mask[1, :9], mask[2, :16], mask[4, 10:] = 1, 1, 1, 1  # row 3: padding alone; row 4: padded on the left
+    order, lengths = by_length(mask)
+    assert order.tolist() == [0, 1, 2, 3, 4] and lengths == [8, 16, 16, 20, 20]
 
 
 def test_gradient_equals_full_batch_in_float64(clip, batch, tmp_path):

@@ -67,7 +67,7 @@ def test_its_steps_are_torchs_own_and_other_groups_take_adamws():
 
 def trainer_of(model, folder, data=None, **settings):
     settings = {"per_device_train_batch_size": 8, "learning_rate": 1e-3, "use_cpu": True, "max_steps": 6, **settings}
-    arguments = ClipTrainingArguments(str(folder), disable_tqdm=True, save_strategy="no", **settings)
+    arguments = ClipTrainingArguments(str(folder), disable_tqdm=True, **{"save_strategy": "no", **settings})
     return ClipTrainer(model, arguments, train_dataset=data)
 
 
@@ -158,6 +158,13 @@ def test_weights_divided_among_processes_are_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     with pytest.raises(ClipDomainError, match="whole matrices"):
         check_muon(arguments)
+
+
+def test_a_run_by_adamw_is_not_gone_on_with_by_muon(tmp_path, clip, pairs):
+    settings = {"save_strategy": "steps", "save_steps": 2}
+    trainer_of(clip(), tmp_path, pairs(24), max_steps=2, **settings).train()
+    with pytest.raises(ClipDomainError, match="--muon_ratio of that run"):
+        trainer_of(clip(), tmp_path, pairs(24), muon_ratio=4, **settings).train(resume_from_checkpoint=True)
 
 
 def test_the_model_it_trains_is_a_plain_one(tmp_path, clip, pairs):
