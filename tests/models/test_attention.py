@@ -145,8 +145,9 @@ def test_micro_batches_of_a_training_step_are_sliced(monkeypatch, count, tmp_pat
         trainer.current_gradient_accumulation_steps = 1
         trainer.training_step(model, {name: rows for name, rows in batch.items() if torch.is_tensor(rows)})
         grads[size] = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
-    # Micro-batches of 2, 2 and 1 rows; two layers; all but the last computed twice.
-    assert count.count(44) == count.count(17) == (2 + 2 + 1) * 2
+    # Micro-batches of 2, 2 and 1 rows, captions by their length; two layers; all but the last computed twice.
+    assert count.count(17) == (2 + 2 + 1) * 2
+    assert [count.count(tokens) for tokens in (24, 40, 44)] == [2 * 2, 2 * 2, 1 * 2]
     assert (grads[2] - grads[None]).norm() / grads[None].norm() < 1e-5
 
 
