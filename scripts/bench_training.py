@@ -12,9 +12,9 @@ ranking loss. They run in environments of their own, made at the first call and 
 Three things are measured, every run in a process of its own, the programs taking turns:
 
 1. The step: a fixed batch of prepared pixels and captions through each program's own loop (forward, loss, backward,
-   AdamW), float32, all with the same micro-batch. Seconds are the median of the steps after the first; memory is the
-   peak above the loaded program, model and pairs; the gradient is compared with the whole batch's in float64 (of ViT-B/32
-   only at batches up to 64).
+   AdamW), float32, all with the same micro-batch. The programs take turns; of the rounds the medians count, of a round's
+   seconds that of the steps after the first. Memory is the peak above the loaded program, model and pairs. The gradient
+   is compared with the whole batch's in float64 (of ViT-B/32 only at batches up to 64).
 2. A given recall: whole runs from picture files, from the starter's weights and with the hyperparameters that the domain
    has for it (the same for all). The recall is the best that the Trainer reaches after any of its epochs, on the test
    split; time is training alone, up to the first epoch that scores it.
@@ -73,6 +73,7 @@ def main() -> None:
     )
     parser.add_argument("--micro", type=int, default=32, help="rows embedded at once by all that can. Default: 32")
     parser.add_argument("--steps", type=int, default=3, help="a run, the first of which warms up; 1 where it is long")
+    parser.add_argument("--rounds", type=int, default=3, help="in which the programs take turns with a batch")
     parser.add_argument("--whole", type=float, default=12, help="GiB that a batch embedded at once may take")
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2], help="of the runs to a given recall")
@@ -116,21 +117,23 @@ def bench_steps(folder: Path, size: str, options) -> list[dict]:
         base = Work("step", str(folder), "", batch, steps=_steps(size, batch, options.steps))
         true = None
         whole_fits = _expected_gib(lines, size, batch) <= options.whole
-        for program, micro in [*([("plain", 0), ("ours", 0)] if whole_fits else []), *_cut(batch, options.micro)]:
-            line = {"size": size, "batch": batch, "program": program, "micro": micro}
+        ways = [*([("plain", 0), ("ours", 0)] if whole_fits else []), *_cut(batch, options.micro)]
+        turns = [(turn, *way) for turn in range(_rounds(size, batch, options.rounds)) for way in ways]
+        for turn, program, micro in turns:
+            line = {"size": size, "batch": batch, "program": program, "micro": micro, "round": turn}
             if known := options.kept.line(line):
                 lines.append(known)
                 continue
             work = replace(base, micro=micro, out=str(folder / f"{program}-{batch}-{micro}"))
             found = run(program, work)
             line |= {"pairs": batch / found["seconds"], "mib": found["mib"], "error": None, "scale": None}
-            if _affords_float64(size, batch):
+            if turn == 0 and _affords_float64(size, batch):
                 true = float64_gradient(base) if true is None else true
                 again = replace(work, out=work.out + "-gradient", steps=1, gradient=True)
                 run(program, again)
                 line["error"], line["scale"] = relative_error(tables.gradient(again.out), true)
             lines.append(options.kept.add(line))
-    return lines
+    return tables.over_rounds(lines)
 
 
 def _cut(batch: int, micro: int) -> list[tuple[str, int]]:
@@ -142,6 +145,11 @@ def _steps(size: str, batch: int, asked: int) -> int:
     if size == "vit-b32":
         return min(asked, 2) if batch < 256 else 1
     return asked if batch < 1000 else min(asked, 3)
+
+
+def _rounds(size: str, batch: int, asked: int) -> int:
+    """Fewer where a step takes minutes."""
+    return asked if size != "vit-b32" else min(asked, 2 if batch < 1000 else 1)
 
 
 def _affords_float64(size: str, batch: int) -> bool:

@@ -23,6 +23,17 @@ def gradient(out: str) -> dict[str, torch.Tensor]:
     return torch.load(Path(out) / "gradient.pt")
 
 
+def over_rounds(lines: list[dict]) -> list[dict]:
+    """A line for each program and batch: the medians of its rounds' speed and memory, and the first round's gradient."""
+    found: dict[tuple, list[dict]] = {}
+    for line in lines:
+        found.setdefault(tuple(line[key] for key in ("size", "batch", "program", "micro")), []).append(line)
+    return [
+        rounds[0] | {key: statistics.median(line[key] for line in rounds) for key in ("pairs", "mib")}
+        for rounds in found.values()
+    ]
+
+
 def steps(lines: list[dict]) -> str:
     """Speed, memory and gradient of every program; a Trainer's batch that does not fit is extrapolated."""
     rows = ["| model | batch | | micro-batch | pairs/s | peak, MiB | gradient error | temperature's |"]

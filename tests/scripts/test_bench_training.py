@@ -1,5 +1,6 @@
 """The comparison with peers: its reference, its own program, and what it says of the targets."""
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -83,6 +84,52 @@ def test_targets_are_met_or_missed_as_measured(bench):
     assert "1,000 of 10,240 MiB | met" in text
     assert "1.50 (big) | **missed**" in text and "0.40/255 | met" in text
     assert "not reached" in bench.tables.recall(runs)
+
+
+def test_medians_of_the_rounds_count_and_the_gradient_of_the_first(bench):
+    rounds = [
+        {
+            "size": "s",
+            "batch": 8,
+            "program": program,
+            "micro": 0,
+            "round": turn,
+            "pairs": pairs,
+            "mib": mib,
+            "error": error,
+        }
+        for turn, pairs, mib, error in [(0, 1.0, 30, 1e-6), (1, 5.0, 10, None), (2, 4.0, 20, None)]
+        for program in ("plain", "ours")
+    ]
+    found = bench.tables.over_rounds(rounds)
+    assert [line["program"] for line in found] == ["plain", "ours"]
+    assert all((line["pairs"], line["mib"], line["error"]) == (4.0, 20, 1e-6) for line in found)
+
+
+@pytest.mark.slow
+def test_a_comparison_that_was_stopped_goes_on_where_it_was(bench, tmp_path, monkeypatch):
+    measured = []
+
+    def counted(program, work, run=bench.run):
+        measured.append((program, work.gradient))
+        return run(program, work)
+
+    monkeypatch.setattr(bench, "run", counted)
+    kept = tmp_path / "kept.jsonl"
+
+    def steps(rounds):
+        options = argparse.Namespace(batches=[8], domain="scientific", data=None, micro=8, steps=1, whole=12)
+        options.kept, options.rounds, options.vit_b32_up_to = bench.Kept(kept), rounds, 8
+        monkeypatch.setattr(bench, "_expected_gib", lambda *_: 0)
+        monkeypatch.setattr(bench, "python_of", lambda _: sys.executable)  # the plain example runs anywhere
+        return bench.bench_steps(tmp_path / f"of{rounds}", "tiny", options)
+
+    first = steps(1)
+    assert measured == [("plain", False), ("plain", True), ("ours", False), ("ours", True)]
+    assert len(kept.read_text().splitlines()) == 2 and all(line["error"] < 1e-4 for line in first)
+    again = steps(2)
+    assert measured[4:] == [("plain", False), ("ours", False)]
+    assert [line["error"] for line in again] == [line["error"] for line in first]
 
 
 def test_tables_go_between_their_marks_and_nowhere_else(bench, tmp_path):
