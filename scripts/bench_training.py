@@ -21,8 +21,8 @@ Three things are measured, every run in a process of its own, the programs takin
 
 3. Reading photographs above a megapixel (synthetic ones), beside transformers' Pillow processor: `bench_data.py`.
 
---keep FILE notes every measurement as it is made; a run that was stopped goes on from there. Two cores that do something
-else spoil what is measured meanwhile: take its lines out of the file, and run again.
+--keep FILE notes every measurement as it is made; a run that was stopped goes on from there, with the same data, steps and
+micro-batch, and should with the same code. The tables then say from when to when it was measured.
 
 --write puts the tables `steps`, `recall` and `targets` between the marks of these names, in whichever file has them.
 """
@@ -83,7 +83,9 @@ def main() -> None:
         "--keep", type=Path, metavar="FILE", help="of measurements, one a line; those in it are not made anew"
     )
     options = parser.parse_args()
-    options.kept = Kept(options.keep)
+    today = datetime.date.today().isoformat()
+    what = {name: getattr(options, name) for name in ("data", "domain", "steps", "micro")}
+    options.kept = Kept(options.keep, what, today)
     with tempfile.TemporaryDirectory() as folder:
         steps = [line for size in options.sizes for line in bench_steps(Path(folder) / size, size, options)]
         runs = bench_recall(Path(folder) / "recall", options) if options.seeds else []
@@ -93,10 +95,10 @@ def main() -> None:
         "recall": tables.recall(runs),
         "targets": tables.targets(steps, runs, reading, options.micro),
     }
-    today = datetime.date.today().isoformat()
+    when = today if options.kept.begun == today else f"{options.kept.begun} to {today}"
     for name, table in parts.items():
         print(f"\n{table}")
-        tables.write(options.write, name, f"{table}\n\n{today}, {os.cpu_count()} CPU cores.")
+        tables.write(options.write, name, f"{table}\n\n{when}, {os.cpu_count()} CPU cores.")
 
 
 def bench_reading(folder: Path, rounds: int) -> list[dict]:
@@ -197,12 +199,29 @@ def bench_recall(folder: Path, options) -> list[dict]:
 
 
 class Kept:
-    """Measurements as they are made, told on standard error and kept in `file`, one JSON object a line."""
+    """Measurements as they are made, told on standard error and kept in `file`, one JSON object a line.
 
-    def __init__(self, file: Path | None) -> None:
-        self.file = file
-        there = file.read_text(encoding="utf-8").splitlines() if file and file.exists() else []
-        self.lines: list[dict] = [json.loads(line) for line in there]
+    Args:
+        file: its first line says what was measured, and when that was begun; `None` keeps nothing.
+        settings: that all measurements share.
+        today: the date.
+
+    Raises:
+        SystemExit: `file` holds measurements with other settings.
+    """
+
+    def __init__(self, file: Path | None, settings: dict, today: str) -> None:
+        self.file, self.begun = file, today
+        self.lines: list[dict] = []
+        if file is None:
+            return
+        if not file.exists():
+            file.write_text(json.dumps({"settings": settings, "begun": today}) + "\n", encoding="utf-8")
+            return
+        head, *self.lines = (json.loads(line) for line in file.read_text(encoding="utf-8").splitlines())
+        if head.get("settings") != settings:
+            raise SystemExit(f"{file}: measured with {head.get('settings')}, not {settings}. Name another file.")
+        self.begun = head["begun"]
 
     def line(self, what: dict) -> dict | None:
         """The measurement of this, if there is one."""

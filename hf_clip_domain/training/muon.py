@@ -76,9 +76,10 @@ class MuonAdamW(AdamW):
 
 
 def orthogonal(matrices: list[torch.Tensor], dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
-    """The nearest (semi-)orthogonal matrix of each `(m, n)`, roughly: singular values come near 1, within 0.7 to 1.2.
+    """The nearest (semi-)orthogonal matrix of each `(m, n)`, roughly, in the same shapes and in `dtype`.
 
-    Five Newton-Schulz iterations of the fifth order in `dtype`. A matrix of zeros stays one.
+    Five Newton-Schulz iterations of the fifth order: they keep the singular vectors and bring the singular values near 1
+    (about 0.7 to 1.2), but for those hundreds of times smaller than the largest. A matrix of zeros stays one.
     """
     by_shape: dict[tuple[int, int], list[int]] = defaultdict(list)
     for at, matrix in enumerate(matrices):

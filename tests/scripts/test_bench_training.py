@@ -119,17 +119,26 @@ def test_a_comparison_that_was_stopped_goes_on_where_it_was(bench, tmp_path, mon
 
     def steps(rounds):
         options = argparse.Namespace(batches=[8], domain="scientific", data=None, micro=8, steps=1, whole=12)
-        options.kept, options.rounds, options.vit_b32_up_to = bench.Kept(kept), rounds, 8
+        options.kept, options.rounds, options.vit_b32_up_to = bench.Kept(kept, {"data": None}, "2026-01-01"), rounds, 8
         monkeypatch.setattr(bench, "_expected_gib", lambda *_: 0)
         monkeypatch.setattr(bench, "python_of", lambda _: sys.executable)  # the plain example runs anywhere
         return bench.bench_steps(tmp_path / f"of{rounds}", "tiny", options)
 
     first = steps(1)
     assert measured == [("plain", False), ("plain", True), ("ours", False), ("ours", True)]
-    assert len(kept.read_text().splitlines()) == 2 and all(line["error"] < 1e-4 for line in first)
+    assert len(kept.read_text().splitlines()) == 1 + 2 and all(line["error"] < 1e-4 for line in first)
     again = steps(2)
     assert measured[4:] == [("plain", False), ("ours", False)]
     assert [line["error"] for line in again] == [line["error"] for line in first]
+
+
+def test_measurements_of_something_else_are_not_taken(bench, tmp_path):
+    file = tmp_path / "kept.jsonl"
+    bench.Kept(file, {"data": "a", "steps": 3}, "2026-01-01").add({"size": "s", "pairs": 1.0})
+    again = bench.Kept(file, {"data": "a", "steps": 3}, "2026-01-02")
+    assert again.begun == "2026-01-01" and again.line({"size": "s"}) == {"size": "s", "pairs": 1.0}
+    with pytest.raises(SystemExit, match="measured with .*'a'.*, not .*'b'.*Name another file"):
+        bench.Kept(file, {"data": "b", "steps": 3}, "2026-01-02")
 
 
 def test_tables_go_between_their_marks_and_nowhere_else(bench, tmp_path):
