@@ -139,7 +139,7 @@ class ClipTrainingArguments(TrainingArguments):
         default=None,
         metadata={
             "help": "Train the matrices of the towers' layers by Muon, at so many times the learning rate, such as 16, and "
-            "all else by AdamW: learns more in few steps, and forgets more. Default: AdamW for all."
+            "all else by AdamW: learns more in few steps and forgets more. Default: AdamW for all."
         },
     )
     ema_decay: float | None = field(
