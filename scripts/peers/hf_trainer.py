@@ -19,7 +19,7 @@ class Metered(TrainerCallback):
     def on_train_begin(self, args, state, control, optimizer=None, **kwargs):
         named = dict(self.model.named_parameters())
         plain = getattr(optimizer, "optimizer", optimizer)  # accelerate wraps it
-        self.meter.keep_gradient(plain, lambda: {n: p.grad.clone() for n, p in named.items() if p.grad is not None})
+        self.meter.keep_gradient(plain, lambda: {n: p.grad for n, p in named.items() if p.grad is not None})
         self.meter.start()
 
     def on_step_end(self, args, state, control, **kwargs):

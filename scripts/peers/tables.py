@@ -19,8 +19,12 @@ NAMES = {
 }
 
 
-def gradient(out: str) -> dict[str, torch.Tensor]:
-    return torch.load(Path(out) / "gradient.pt")
+def take_gradient(out: str) -> dict[str, torch.Tensor]:
+    """What a run kept; its file goes, since those of all runs would take gigabytes."""
+    file = Path(out) / "gradient.pt"
+    gradient = torch.load(file)
+    file.unlink()
+    return gradient
 
 
 def over_rounds(lines: list[dict]) -> list[dict]:

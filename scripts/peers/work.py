@@ -27,7 +27,7 @@ class Work:
         batch: contrastive batch, in pairs.
         micro: pairs embedded at once; 0 leaves that to the program (all at once where it cannot tell).
         steps: of "step".
-        gradient: whether the first step's gradient is kept, which takes memory and so is a run of its own.
+        gradient: whether the first step's gradient is kept.
         epochs, learning_rate, weight_decay, warmup, seed, options: of "adapt"; `options` are for this package alone.
     """
 
@@ -96,12 +96,17 @@ class Meter:
         self.cpu += time.process_time() - self._cpu_from
 
     def keep_gradient(self, optimizer: torch.optim.Optimizer, gradient: Callable[[], dict[str, torch.Tensor]]) -> None:
-        """Save what `gradient()` gives before the first step, by Hugging Face's names, where it is asked for."""
+        """Save what `gradient()` gives before the first step, by Hugging Face's names, where it is asked for.
+
+        The clock stands meanwhile, and the step's own peak of memory is past.
+        """
         file = self.out / "gradient.pt"
 
         def save(*_: Any) -> None:
             if not file.exists():
+                begun = time.perf_counter()
                 torch.save(gradient(), file)
+                self._from += time.perf_counter() - begun
 
         if self.work.gradient:
             optimizer.register_step_pre_hook(save)
