@@ -1,6 +1,6 @@
 """Training beside what one would use instead, on the same pairs, weights, batch and machine, in one run.
 
-    python scripts/bench_training.py --data DATA/medical --domain medical    # all of it; about two hours
+    python scripts/bench_training.py --data DATA/medical --domain medical    # all of it; above two hours
     python scripts/bench_training.py --data DATA/medical --domain medical --write README.md docs/peers.md
     python scripts/bench_training.py --sizes starter --batches 64 256 --seeds 0         # minutes, synthetic samples
     python scripts/bench_training.py --sizes tiny --batches 16 32 --micro 8 --seeds --reading 1     # to try the script
@@ -16,21 +16,24 @@ Three things are measured, every run in a process of its own, the programs takin
    seconds that of the steps after the first. Memory is the peak above the loaded program, model and pairs. The first
    gradient is compared with the whole batch's in float64, which takes a quarter of an hour for ViT-B/32 at 1,024.
 2. A given recall: whole runs from picture files, from the starter's weights and with the hyperparameters that the domain
-   has for it (the same for all). The recall is the best that the Trainer reaches after any of its epochs, on the test
-   split; time is training alone, up to the first epoch that scores it.
+   has for it (the same for all), and with other batches in place of the domain's. The recall is the best that the Trainer
+   reaches with that batch after any of its epochs, on the test split; time is training alone, up to the first epoch that
+   scores it. The targets speak of the domain's own batch.
 
 3. Reading photographs above a megapixel (synthetic ones), beside transformers' Pillow processor: `bench_data.py`.
 
 --keep FILE notes every measurement as it is made; a run that was stopped goes on from there, with the same data, steps and
 micro-batch, and should with the same code. The tables then say from when to when it was measured.
 
---write puts the tables `steps`, `recall` and `targets` between the marks of these names, in whichever file has them.
+--write puts the tables `steps`, `recall`, `recall by batch` and `targets` between the marks of these names, in whichever
+file has them.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import itertools
 import json
 import os
 import subprocess
@@ -77,6 +80,9 @@ def main() -> None:
     parser.add_argument("--whole", type=float, default=12, help="GiB that a batch embedded at once may take")
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2], help="of the runs to a given recall")
+    parser.add_argument(
+        "--recall_batches", nargs="*", type=int, default=[64, 256, 1024], help="of such runs, besides the domain's own"
+    )
     parser.add_argument("--reading", type=int, default=5, metavar="ROUNDS", help="of reading pictures; 0 leaves it out")
     parser.add_argument("--write", type=Path, nargs="+", default=[], metavar="FILE", help="Markdown that has the marks")
     parser.add_argument(
@@ -88,11 +94,14 @@ def main() -> None:
     options.kept = Kept(options.keep, what, today)
     with tempfile.TemporaryDirectory() as folder:
         steps = [line for size in options.sizes for line in bench_steps(Path(folder) / size, size, options)]
-        runs = bench_recall(Path(folder) / "recall", options) if options.seeds else []
+        by_batch = bench_recall(Path(folder) / "recall", options) if options.seeds else {}
         reading = bench_reading(Path(folder) / "photographs", options.reading) if options.reading else []
+    own, *others = by_batch or [0]
+    runs = by_batch.get(own, [])
     parts = {
         "steps": tables.steps(steps),
         "recall": tables.recall(runs),
+        "recall by batch": tables.recall_by_batch({batch: by_batch[batch] for batch in sorted(others)}),
         "targets": tables.targets(steps, runs, reading, options.micro),
     }
     when = today if options.kept.begun == today else f"{options.kept.begun} to {today}"
@@ -158,8 +167,8 @@ def _expected_gib(lines: list[dict], size: str, batch: int) -> float:
     return before[-1]["mib"] / before[-1]["batch"] * batch / 1024 if before else 0.0
 
 
-def bench_recall(folder: Path, options) -> list[dict]:
-    """A line for every way and seed: seconds and recall after each epoch."""
+def bench_recall(folder: Path, options) -> dict[int, list[dict]]:
+    """For every batch, the domain's own first, a line for every way and seed: seconds and recall after each epoch."""
     domain = options.domain
     defaults = parse_options(
         ["--domain", domain, "--model_name_or_path", "starter", "--output_dir", str(folder)]
@@ -178,18 +187,19 @@ def bench_recall(folder: Path, options) -> list[dict]:
         domain=domain,
         dataset=options.data or "",
     )
-    lines = []
-    for seed in options.seeds:
-        for way in options.ways:
-            if known := options.kept.line({"way": way, "seed": seed}):
-                lines.append(known)
-                continue
-            program, extra = WAYS[way]
-            one = replace(work, out=str(folder / f"{way}-{seed}"), seed=seed, options=extra)
-            epochs = run(program, one)["epochs"]
-            scores = recalls(Path(one.out), len(epochs), domain, rows)
-            lines.append(options.kept.add({"way": way, "seed": seed, "recall": scores, "epochs": epochs}))
-    return lines
+    found: dict[int, list[dict]] = {}
+    for batch in dict.fromkeys([work.batch, *options.recall_batches]):
+        found[batch] = []
+        for seed, way in itertools.product(options.seeds, options.ways):
+            line = {"way": way, "seed": seed, "batch": batch}
+            if not (known := options.kept.line(line)):
+                program, extra = WAYS[way]
+                out = folder / f"{way}-{batch}-{seed}"
+                epochs = run(program, replace(work, out=str(out), batch=batch, seed=seed, options=extra))["epochs"]
+                scores = recalls(out, len(epochs), domain, rows)
+                known = options.kept.add(line | {"recall": scores, "epochs": epochs})
+            found[batch].append(known)
+    return found
 
 
 class Kept:

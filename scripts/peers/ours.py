@@ -36,6 +36,7 @@ def adapt(work: Work, meter: Meter) -> None:
     # The command itself with the domain's defaults, but for scores and checkpoints on the way, which the other programs
     # do not write either.
     argv = ["--domain", work.domain, "--dataset", work.dataset, "--model_name_or_path", "starter"]
+    argv += ["--per_device_train_batch_size", str(work.batch)]
     argv += ["--output_dir", f"{work.out}/trainer", "--seed", str(work.seed), "--eval_strategy", "no"]
     argv += ["--save_strategy", "no", "--disable_tqdm", "true", "--use_cpu", "true", *work.options]
     options = parse_options(argv)

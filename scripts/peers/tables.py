@@ -70,6 +70,16 @@ def recall(lines: list[dict]) -> str:
     return "\n".join(rows)
 
 
+def recall_by_batch(lines: dict[int, list[dict]]) -> str:
+    """`recall` of each batch, one below the other; the Trainer's best is the one with that batch."""
+    rows: list[str] = []
+    for batch, own in lines.items():
+        head, rule, *body = recall(own).splitlines()
+        rows = rows or [f"| batch {head}", f"|--:{rule}"]
+        rows += [f"| {batch:,} {row}" for row in body]
+    return "\n".join(rows)
+
+
 def ratios(lines: list[dict], way: str) -> list[dict]:
     """By seed: seconds to the best recall of the Trainer with that seed, and how many times shorter that is."""
     found = []

@@ -86,6 +86,23 @@ def test_targets_are_met_or_missed_as_measured(bench):
     assert "not reached" in bench.tables.recall(runs)
 
 
+def test_each_batch_has_the_trainers_best_of_its_own(bench):
+    def way(name, recall, seconds):
+        epochs = [{"seconds": seconds * n} for n in (1, 2)]
+        return {"way": name, "seed": 0, "recall": recall, "epochs": epochs}
+
+    text = bench.tables.recall_by_batch(
+        {
+            64: [way("plain", [10, 20], 8), way("ours, defaults", [20, 21], 2)],
+            1024: [way("plain", [3, 2], 6), way("ours, defaults", [2, 3], 2)],
+        }
+    )
+    head, _, *rows = text.splitlines()
+    assert head.startswith("| batch | | whole run") and len(rows) == 4
+    assert rows[1] == "| 64 | **this package**, defaults | 4 | 21.0 | 2 | 8.00 |"
+    assert rows[3] == "| 1,024 | **this package**, defaults | 4 | 3.0 | 4 | 1.50 |"
+
+
 def test_medians_of_the_rounds_count_and_the_gradient_of_the_first(bench):
     rounds = [
         {
