@@ -64,6 +64,9 @@ WAYS = {
     "ours, only short padding": ("ours", ("--precision", "fp32")),
 }
 
+# With other batches than the domain's: what one would choose between.
+BY_BATCH = ("plain", "open_clip", "sentence", "ours, defaults", "ours, and Muon")
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -190,7 +193,8 @@ def bench_recall(folder: Path, options) -> dict[int, list[dict]]:
     found: dict[int, list[dict]] = {}
     for batch in dict.fromkeys([work.batch, *options.recall_batches]):
         found[batch] = []
-        for seed, way in itertools.product(options.seeds, options.ways):
+        ways = [way for way in options.ways if batch == work.batch or way in BY_BATCH]
+        for seed, way in itertools.product(options.seeds, ways):
             line = {"way": way, "seed": seed, "batch": batch}
             if not (known := options.kept.line(line)):
                 program, extra = WAYS[way]
