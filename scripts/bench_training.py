@@ -1,6 +1,6 @@
 """Training beside what one would use instead, on the same pairs, weights, batch and machine, in one run.
 
-    python scripts/bench_training.py --data DATA/medical --domain medical    # all of it; above two hours
+    python scripts/bench_training.py --data DATA/medical --domain medical    # all of it; some two hours and a half
     python scripts/bench_training.py --data DATA/medical --domain medical --write README.md docs/peers.md
     python scripts/bench_training.py --sizes starter --batches 64 256 --seeds 0         # minutes, synthetic samples
     python scripts/bench_training.py --sizes tiny --batches 16 32 --micro 8 --seeds --reading 1     # to try the script
