@@ -13,6 +13,8 @@ from hf_clip_domain.data.cached_rows import PictureRefs
 from hf_clip_domain.data.relations import word_id
 from hf_clip_domain.errors import ClipDomainError
 
+_MOST_TOKENIZED = 50_000  # captions kept as tokens: some 40 MB
+
 
 class PairCollator:
     """Stack pictures and tokenize captions.
@@ -68,19 +70,19 @@ class PairCollator:
         self.relations = tuple(relations)
         # A tower that pools the last position (SigLIP) was trained, and is evaluated, without a mask.
         self._masked = padding == "longest" and "attention_mask" in tokenizer.model_input_names
+        self._tokenized: dict[str, np.ndarray] = {}  # every epoch meets the same captions
 
     def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        texts = [item["text"] for item in items]
-        ids = self.tokenizer(texts, truncation=True, max_length=self.max_text_length, padding=False)["input_ids"]
+        ids = self._tokenize([item["text"] for item in items])
         length = self._padded_length(max(map(len, ids)))
-        input_ids = torch.full((len(ids), length), self.tokenizer.pad_token_id, dtype=torch.int64)  # (n, t)
-        attention_mask = torch.full_like(input_ids, 0 if self._masked else 1)
+        input_ids = np.full((len(ids), length), self.tokenizer.pad_token_id, dtype=np.int64)  # (n, t)
+        attention_mask = np.full_like(input_ids, 0 if self._masked else 1)
         for row, sequence in enumerate(ids):
-            input_ids[row, : len(sequence)] = torch.tensor(sequence)
+            input_ids[row, : len(sequence)] = sequence
             attention_mask[row, : len(sequence)] = 1
         batch = {
-            "input_ids": input_ids,
-            "attention_mask": attention_mask,
+            "input_ids": torch.from_numpy(input_ids),
+            "attention_mask": torch.from_numpy(attention_mask),
         }
         shown = list(range(len(items)))
         if "picture" in items[0]:
@@ -95,6 +97,17 @@ class PairCollator:
         elif self.relations:
             batch["targets"] = {name: self._relation(name, items) for name in self.relations}
         return batch
+
+    def _tokenize(self, texts: list[str]) -> list[np.ndarray]:
+        """The tokens of each, those not met before in one call of the tokenizer."""
+        kept, fresh = self._tokenized, list({text: None for text in texts if text not in self._tokenized})
+        tokens: dict[str, np.ndarray] = {}
+        if fresh:
+            ids = self.tokenizer(fresh, truncation=True, max_length=self.max_text_length, padding=False)["input_ids"]
+            tokens = {text: np.array(sequence, dtype=np.int32) for text, sequence in zip(fresh, ids, strict=True)}
+        if len(kept) + len(tokens) <= _MOST_TOKENIZED:
+            kept.update(tokens)
+        return [tokens[text] if text in tokens else kept[text] for text in texts]
 
     def _relation(self, name: str, items: Sequence[dict[str, Any]]) -> torch.Tensor:
         if name == "caption":

@@ -11,6 +11,7 @@ from hf_clip_domain.data.images import Decoded
 _SIDE = 64
 # Colours within such a step count as one.
 _STEP = 16
+_LEVELS = 256 // _STEP
 
 
 def ground_share(decoded: Decoded) -> float:
@@ -57,6 +58,7 @@ def _joined(strips) -> np.ndarray:
 
 def _commonest(pixels: np.ndarray) -> tuple[np.ndarray, float]:
     """Those of `(k, 3)` pixels that have the commonest colour, and their share."""
-    bins = (pixels // _STEP).astype(np.int32) @ np.array([1, 64, 4096])
-    values, counts = np.unique(bins, return_counts=True)
-    return pixels[bins == values[counts.argmax()]], float(counts.max() / len(bins))
+    bins = (pixels // _STEP).astype(np.intp) @ np.array([1, _LEVELS, _LEVELS**2])
+    counts = np.bincount(bins)
+    common = counts.argmax()
+    return pixels[bins == common], float(counts[common] / len(bins))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +21,8 @@ from hf_clip_domain.errors import ClipDomainError
 
 Captions = Literal["truncate", "sentence"]
 _SHUFFLE_BUFFER = 1000  # rows of encoded pictures: some hundred megabytes at most
+_MOST_CLEANED = 50_000  # captions kept cleaned: some 30 MB
+_MOST_THREADS = 4  # Python itself runs in one at a time; more would wait for it
 
 
 class _ItemMaker:
@@ -43,6 +46,7 @@ class _ItemMaker:
         self.transform, self.domain, self.train, self.captions = transform, domain, train, captions
         self.relations = tuple(name for name in relations if name != "caption")
         self.augment = augment and train
+        self._cleaned: dict[str, str] = {}  # the rules are dozens of searches, and every epoch meets the same captions
 
     def __call__(self, row: dict[str, Any], picture: Any, draws: list[int]) -> dict[str, Any]:
         """The item of a row that shows `picture` (what `decode_image` takes); without one it has no pixels."""
@@ -59,12 +63,20 @@ class _ItemMaker:
 
     def _text(self, row: dict[str, Any], rng: np.random.Generator) -> str:
         if not self.train:
-            return clean_caption(row["text"][0], self.domain)
-        text = clean_caption(row["text"][rng.integers(len(row["text"]))], self.domain)
+            return self._clean(row["text"][0])
+        text = self._clean(row["text"][rng.integers(len(row["text"]))])
         if self.captions == "sentence":
             sentences = split_sentences(text)
             text = sentences[rng.integers(len(sentences))]
         return text
+
+    def _clean(self, caption: str) -> str:
+        cleaned = self._cleaned.get(caption)
+        if cleaned is None:
+            cleaned = clean_caption(caption, self.domain)
+            if len(self._cleaned) < _MOST_CLEANED:
+                self._cleaned[caption] = cleaned
+        return cleaned
 
 
 class PairDataset(Dataset):
@@ -124,6 +136,17 @@ class PairDataset(Dataset):
             return {**self._make(row, picture, draws), "picture": key, "row": index}
         except ClipDomainError as error:
             raise ClipDomainError(f"row {index}: {error}") from error
+
+    def __getitems__(self, keys: Sequence[int]) -> list[dict[str, Any]]:
+        """The items of a batch, as a `DataLoader` asks for them, in as many threads as torch computes in (4 at most).
+
+        Pillow decodes and resizes without Python's lock. A dataloader's worker has one thread.
+        """
+        threads = min(torch.get_num_threads(), _MOST_THREADS)
+        if threads == 1:
+            return [self[key] for key in keys]
+        with ThreadPoolExecutor(threads) as pool:
+            return list(pool.map(self.__getitem__, keys))
 
     def use_features(self, store: FeatureStore | None) -> None:
         """Leave out the pixels of pictures whose features `store` holds; the others are shown as in evaluation.

@@ -39,8 +39,8 @@ class ImageTransform:
     def __init__(self, domain: Domain, size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         self.image, self.augment = domain.image, domain.augment
         self.size = size
-        self.mean = torch.tensor(mean, dtype=torch.float32).view(3, 1, 1)
-        self.std = torch.tensor(std, dtype=torch.float32).view(3, 1, 1)
+        self.mean = np.array(mean, dtype=np.float32).reshape(3, 1, 1)
+        self.std = np.array(std, dtype=np.float32).reshape(3, 1, 1)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -72,9 +72,9 @@ class ImageTransform:
         # Drawn whether used or not, so that a caption's words do not shift the draws that follow.
         mirrored, turns = rng.random() < 0.5, int(rng.integers(4))
         if mirrored and not figure and self.augment.may_mirror(caption):
-            channels = channels.flip(-1)
+            channels = channels[:, :, ::-1]
         if turns and self.augment.may_turn(caption):
-            channels = torch.rot90(channels, turns, dims=(-2, -1))
+            channels = np.rot90(channels, turns, axes=(-2, -1))
         return self._normalise(self._jitter_colours(channels, rng))
 
     def _decode(self, image: Any) -> Decoded:
@@ -151,7 +151,7 @@ class ImageTransform:
             pixels = equalise_locally(pixels, self.image.clahe_clip, self.image.clahe_tiles)
         return pixels
 
-    def _jitter_colours(self, channels: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    def _jitter_colours(self, channels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Brightness, contrast, saturation and hue as one linear map of the colours, `(3, h, w)` in 0..1."""
         augment = self.augment
         brightness, contrast, saturation = (
@@ -162,21 +162,27 @@ class ImageTransform:
             return channels
         matrix = _colour_matrix(saturation, hue) * (brightness * contrast)
         grey = brightness * (1 - contrast) * channels.mean()  # contrast is about the picture's mean brightness
-        mixed = torch.from_numpy(matrix).to(channels.dtype) @ channels.reshape(3, -1) + grey
-        return mixed.view_as(channels).clamp_(0, 1)
+        mixed = matrix.astype(np.float32) @ channels.reshape(3, -1)
+        mixed += np.float32(grey)
+        return np.clip(mixed, 0, 1, out=mixed).reshape(channels.shape)
 
-    def _normalise(self, channels: torch.Tensor) -> torch.Tensor:
+    def _normalise(self, channels: np.ndarray) -> torch.Tensor:
         """In place."""
-        return channels.sub_(self.mean).div_(self.std)
+        channels = np.ascontiguousarray(channels)  # torch takes no picture that was mirrored by its strides
+        channels -= self.mean
+        channels /= self.std
+        return torch.from_numpy(channels)
 
 
 def _size(extent: Box) -> tuple[float, float]:
     return extent[2] - extent[0], extent[3] - extent[1]
 
 
-def _channels_first(pixels: np.ndarray) -> torch.Tensor:
-    # numpy changes the order of single bytes faster than torch does.
-    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).float().div_(255)
+def _channels_first(pixels: np.ndarray) -> np.ndarray:
+    # By numpy, as all that follows: on so little, torch's threads wait for one another longer than they compute.
+    channels = np.ascontiguousarray(pixels.transpose(2, 0, 1)).astype(np.float32)
+    channels /= 255
+    return channels
 
 
 _TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])

@@ -8,6 +8,7 @@ import torch
 from small_clip import letter_tokenizer
 from transformers import BertTokenizer, CLIPTextConfig, CLIPTextModelWithProjection
 
+from hf_clip_domain.data import collator
 from hf_clip_domain.data.collator import PairCollator
 from hf_clip_domain.data.relations import word_id
 from hf_clip_domain.errors import ClipDomainError
@@ -41,6 +42,16 @@ def test_a_cut_caption_keeps_its_end_token():
     assert batch["input_ids"].shape == (1, 20)
     assert batch["input_ids"][0, 0] == tokenizer.bos_token_id
     assert batch["input_ids"][0, -1] == tokenizer.eos_token_id
+
+
+@pytest.mark.parametrize("most", [0, 2, 50_000])
+def test_a_caption_met_again_has_the_same_tokens(most, monkeypatch):
+    monkeypatch.setattr(collator, "_MOST_TOKENIZED", most)
+    kept = PairCollator(letter_tokenizer())
+    for texts in (["ab", "ab", "c"], ["c", "d" * 100], ["ab"], ["e", "c", "ab"]):
+        batch, fresh = kept(items(*texts)), PairCollator(letter_tokenizer())(items(*texts))
+        assert all(torch.equal(batch[name], fresh[name]) for name in ("input_ids", "attention_mask"))
+        batch["input_ids"].zero_()  # a batch is the caller's own
 
 
 @pytest.mark.parametrize("legacy", [True, False], ids=["eos_token_id 2", "the real end token"])

@@ -1,6 +1,7 @@
 """Rows to items: the same by seed, epoch and row, whatever the workers."""
 
 import io
+import pickle
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as Picture
 from torch.utils.data import DataLoader
 
+from hf_clip_domain.data import pairs as pairs_module
 from hf_clip_domain.data.pairs import PairDataset, PairStream
 from hf_clip_domain.data.transforms import ImageTransform
 from hf_clip_domain.domains import load_domain
@@ -67,6 +69,34 @@ def test_workers_change_nothing():
         return [as_one(item) for item in DataLoader(data, sampler=keys, batch_size=None, num_workers=workers)]
 
     assert items(2) == items(0)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_batch_made_in_threads_is_the_items_one_by_one(threads, monkeypatch):
+    data = make(make_pairs(40), train=True, seed=7)
+    keys = [data.epoch_key(epoch, index) for epoch in (0, 4) for index in range(40)]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    batches = DataLoader(data, sampler=keys, batch_size=20, collate_fn=list)
+    assert [as_one(item) for batch in batches for item in batch] == [as_one(data[key]) for key in keys]
+
+
+def test_a_damaged_picture_in_a_batch_names_its_row(monkeypatch):
+    rows = [{"image": png(i), "text": ["a"]} for i in range(8)]
+    rows[5]["image"] = {"bytes": b"no picture", "path": None}
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    with pytest.raises(ClipDomainError, match="^row 5: "):
+        make(Dataset.from_list(rows, features=FEATURES), train=True).__getitems__(range(8))
+
+
+def test_captions_are_cleaned_alike_whether_kept_or_not_and_in_a_copy(monkeypatch):
+    pairs = make_pairs()
+    first = make(pairs, train=False)
+    again = [[as_one(item) for item in first] for _ in range(2)]
+    copied = pickle.loads(pickle.dumps(first))
+    monkeypatch.setattr(pairs_module, "_MOST_CLEANED", 2)
+    few = make(pairs, train=False)
+    again += [[as_one(item) for item in data] for data in (copied, few, few)]
+    assert all(one == again[0] for one in again) and len(set(again[0])) == 6
 
 
 def test_sentence_mode_reads_every_sentence_in_time():
