@@ -14,7 +14,7 @@ Three things are measured, every run in a process of its own, the programs takin
 1. The step: a fixed batch of prepared pixels and captions through each program's own loop (forward, loss, backward,
    AdamW), float32, all with the same micro-batch. The programs take turns; of the rounds the medians count, of a round's
    seconds that of the steps after the first. Memory is the peak above the loaded program, model and pairs. The first
-   gradient is compared with the whole batch's in float64, which takes a quarter of an hour for ViT-B/32 at 1,024.
+   gradient is compared with the whole batch's in float64, which takes ten minutes for ViT-B/32 at 1,024.
 2. A given recall: whole runs from picture files, from the starter's weights and with the hyperparameters that the domain
    has for it (the same for all), and with other batches in place of the domain's. The recall is the best that the Trainer
    reaches with that batch after any of its epochs, on the test split; time is training alone, up to the first epoch that
@@ -26,7 +26,7 @@ Three things are measured, every run in a process of its own, the programs takin
 micro-batch, and should with the same code. The tables then say from when to when it was measured.
 
 --write puts the tables `steps`, `recall`, `recall by batch` and `targets` between the marks of these names, in whichever
-file has them.
+file has them; those of what was left out stay as they are, and `targets` wherever something was.
 """
 
 from __future__ import annotations
@@ -81,7 +81,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3, help="a run, the first of which warms up; 1 where it is long")
     parser.add_argument("--rounds", type=int, default=3, help="in which the programs take turns with a batch")
     parser.add_argument("--whole", type=float, default=12, help="GiB that a batch embedded at once may take")
-    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
+    parser.add_argument(
+        "--ways",
+        nargs="+",
+        default=list(WAYS),
+        choices=list(WAYS),
+        help='to a given recall, besides "plain", which gives it',
+    )
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2], help="of the runs to a given recall")
     parser.add_argument(
         "--recall_batches", nargs="*", type=int, default=[64, 256, 1024], help="of such runs, besides the domain's own"
@@ -92,6 +98,7 @@ def main() -> None:
         "--keep", type=Path, metavar="FILE", help="of measurements, one a line; those in it are not made anew"
     )
     options = parser.parse_args()
+    tables.check_marks(options.write)
     today = datetime.date.today().isoformat()
     what = {name: getattr(options, name) for name in ("data", "domain", "steps", "micro")}
     options.kept = Kept(options.keep, what, today)
@@ -99,18 +106,18 @@ def main() -> None:
         steps = [line for size in options.sizes for line in bench_steps(Path(folder) / size, size, options)]
         by_batch = bench_recall(Path(folder) / "recall", options) if options.seeds else {}
         reading = bench_reading(Path(folder) / "photographs", options.reading) if options.reading else []
-    own, *others = by_batch or [0]
-    runs = by_batch.get(own, [])
+    runs = next(iter(by_batch.values()), [])
     parts = {
-        "steps": tables.steps(steps),
-        "recall": tables.recall(runs),
-        "recall by batch": tables.recall_by_batch({batch: by_batch[batch] for batch in sorted(others)}),
+        "steps": tables.steps(steps) if steps else "",
+        "recall": tables.recall(runs) if runs else "",
+        "recall by batch": tables.recall_by_batch(by_batch, BY_BATCH) if len(by_batch) > 1 else "",
         "targets": tables.targets(steps, runs, reading, options.micro),
     }
     when = today if options.kept.begun == today else f"{options.kept.begun} to {today}"
     for name, table in parts.items():
         print(f"\n{table}")
-        tables.write(options.write, name, f"{table}\n\n{when}, {os.cpu_count()} CPU cores.")
+        if table and (name != "targets" or (steps and runs and reading)):
+            tables.write(options.write, name, f"{table}\n\n{when}, {os.cpu_count()} CPU cores.")
 
 
 def bench_reading(folder: Path, rounds: int) -> list[dict]:
@@ -193,7 +200,7 @@ def bench_recall(folder: Path, options) -> dict[int, list[dict]]:
     found: dict[int, list[dict]] = {}
     for batch in dict.fromkeys([work.batch, *options.recall_batches]):
         found[batch] = []
-        ways = [way for way in options.ways if batch == work.batch or way in BY_BATCH]
+        ways = [way for way in WAYS if way in ("plain", *options.ways) and (batch == work.batch or way in BY_BATCH)]
         for seed, way in itertools.product(options.seeds, ways):
             line = {"way": way, "seed": seed, "batch": batch}
             if not (known := options.kept.line(line)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ import torch
 from peers.recall import time_to
 
 LARGEST = 1024  # the batch of which the targets for memory speak
+TABLES = ("steps", "recall", "recall by batch", "targets")
 NAMES = {
     "plain": "Trainer + `CLIPModel`",
     "open_clip": "open_clip",
@@ -70,11 +72,11 @@ def recall(lines: list[dict]) -> str:
     return "\n".join(rows)
 
 
-def recall_by_batch(lines: dict[int, list[dict]]) -> str:
-    """`recall` of each batch, one below the other; the Trainer's best is the one with that batch."""
+def recall_by_batch(lines: dict[int, list[dict]], ways: Sequence[str]) -> str:
+    """`recall` of these ways, the batches one below the other; the Trainer's best is the one with that batch."""
     rows: list[str] = []
-    for batch, own in lines.items():
-        head, rule, *body = recall(own).splitlines()
+    for batch, found in sorted(lines.items()):
+        head, rule, *body = recall([line for line in found if line["way"] in ways]).splitlines()
         rows = rows or [f"| batch {head}", f"|--:{rule}"]
         rows += [f"| {batch:,} {row}" for row in body]
     return "\n".join(rows)
@@ -175,17 +177,23 @@ def extrapolated(lines: list[dict], size: str, batch: int) -> float | None:
     return two["mib"] + slope * (batch - two["batch"])
 
 
-def write(files: list[Path], name: str, text: str) -> None:
-    """`text` between the marks `<!-- name: start -->` and `<!-- name: end -->` of those Markdown files that have them.
+def check_marks(files: Sequence[Path]) -> None:
+    """Before anything is measured: every file has the marks of a table.
 
     Raises:
-        SystemExit: none of the files has such marks.
+        SystemExit: one has none.
     """
-    marks = re.compile(rf"(<!-- {name}: start -->\n).*?(<!-- {name}: end -->)", re.DOTALL)
-    marked = [file for file in files if marks.search(file.read_text(encoding="utf-8"))]
-    if files and not marked:
-        raise SystemExit(f"{', '.join(map(str, files))}: no marks for {name!r}.")
-    for file in marked:
-        file.write_text(
-            marks.sub(lambda m: m[1] + text + "\n" + m[2], file.read_text(encoding="utf-8")), encoding="utf-8"
-        )
+    for file in files:
+        if not any(_marks(name).search(file.read_text(encoding="utf-8")) for name in TABLES):
+            raise SystemExit(f"{file}: no marks of {', '.join(TABLES)}, such as <!-- {TABLES[0]}: start -->.")
+
+
+def write(files: Sequence[Path], name: str, text: str) -> None:
+    """`text` between the marks `<!-- name: start -->` and `<!-- name: end -->` of those Markdown files that have them."""
+    for file in files:
+        page = file.read_text(encoding="utf-8")
+        file.write_text(_marks(name).sub(lambda found: found[1] + text + "\n" + found[2], page), encoding="utf-8")
+
+
+def _marks(name: str) -> re.Pattern[str]:
+    return re.compile(rf"(<!-- {name}: start -->\n).*?(<!-- {name}: end -->)", re.DOTALL)

@@ -94,8 +94,9 @@ def test_each_batch_has_the_trainers_best_of_its_own(bench):
     text = bench.tables.recall_by_batch(
         {
             64: [way("plain", [10, 20], 8), way("ours, defaults", [20, 21], 2)],
-            1024: [way("plain", [3, 2], 6), way("ours, defaults", [2, 3], 2)],
-        }
+            1024: [way("plain", [3, 2], 6), way("open_clip", [1, 3], 6), way("ours, defaults", [2, 3], 2)],
+        },
+        ("plain", "ours, defaults"),
     )
     head, _, *rows = text.splitlines()
     assert head.startswith("| batch | | whole run") and len(rows) == 4
@@ -163,5 +164,9 @@ def test_tables_go_between_their_marks_and_nowhere_else(bench, tmp_path):
     page.write_text("a\n<!-- steps: start -->\nold\n<!-- steps: end -->\nb\n")
     bench.tables.write([page], "steps", "| new |")
     assert page.read_text() == "a\n<!-- steps: start -->\n| new |\n<!-- steps: end -->\nb\n"
-    with pytest.raises(SystemExit, match="no marks"):
-        bench.tables.write([page], "targets", "x")
+    bench.tables.write([page], "targets", "x")
+    assert page.read_text().count("\n") == 5 and "x" not in page.read_text()
+    bench.tables.check_marks([page])
+    page.write_text("<!-- step: start -->\n<!-- step: end -->\n")
+    with pytest.raises(SystemExit, match="page.md: no marks of steps, recall"):
+        bench.tables.check_marks([page])
