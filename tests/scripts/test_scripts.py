@@ -17,6 +17,7 @@ PARTS = [path for path in FILES if path not in SCRIPTS]
 # Small enough for seconds, and a word of what is printed. Those that are not named need data, a server or minutes.
 QUICK = {
     "bench_attention": ("--tokens 64 --batch 1 --head_size 8 --budgets 1 --turns 1", "| 1 "),
+    "bench_batches": ("--pairs 8 --rounds 1", "| in one thread |"),
     "bench_short_attention": ("--batch 2 --rounds 1", "| starter, pictures |"),
     "bench_monitor": ("--batch 2 --steps 1 --rounds 1", "with / without: "),
     "bench_picture_sizes": ("--sizes 64 --pictures 2 --rounds 1", "64"),
