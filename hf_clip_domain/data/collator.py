@@ -100,8 +100,8 @@ class PairCollator:
 
     def _tokenize(self, texts: list[str]) -> list[np.ndarray]:
         """The tokens of each, those not met before in one call of the tokenizer."""
-        kept, fresh = self._tokenized, list({text: None for text in texts if text not in self._tokenized})
-        tokens: dict[str, np.ndarray] = {}
+        kept, tokens = self._tokenized, {}
+        fresh = list(dict.fromkeys(text for text in texts if text not in kept))
         if fresh:
             ids = self.tokenizer(fresh, truncation=True, max_length=self.max_text_length, padding=False)["input_ids"]
             tokens = {text: np.array(sequence, dtype=np.int32) for text, sequence in zip(fresh, ids, strict=True)}
