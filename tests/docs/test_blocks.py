@@ -188,6 +188,7 @@ FORMATS = {
     "docs/evaluation.md": [some_metrics],
     "docs/many_processes.md": [a_launch, a_launch],
     "docs/monitoring.md": [a_message],
+    "docs/peers.md": [a_domain],
     "docs/serving.md": [a_pod],
 }
 
